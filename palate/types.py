@@ -12,7 +12,7 @@ Ids are strings outside and codes inside. A code is the row number in `Log.users
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -324,7 +324,7 @@ class Slate:
 
 @dataclass(frozen=True)
 class SparseInput:
-    """One sparse feature as a model sees it: ids in [0, rows), looked up in `table` (features may share a table), pooled by `pooling`."""
+    """One sparse feature as a model sees it: ids in [0, rows), looked up in `table`, pooled by `pooling`. Features may share a table."""
 
     name: str
     table: str
@@ -334,7 +334,7 @@ class SparseInput:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network is built for: the names of the dense columns [F], and the sparse features in key order. tasks: label names [T]."""
+    """What a network is built for: names of the dense columns [F], sparse features in key order, tasks: label names [T]."""
 
     dense: tuple[str, ...] = ()
     sparse: tuple[SparseInput, ...] = ()
@@ -381,7 +381,7 @@ class State:
 class Loader(Protocol):
     """Batches of one epoch at a time, in an order that depends only on seed and epoch, and that can be taken up in the middle."""
 
-    def __iter__(self) -> Iterable[Batch]: ...  # type: ignore[override]
+    def __iter__(self) -> Iterator[Batch]: ...
 
     def __len__(self) -> int:
         """Batches an epoch (of this shard)."""

@@ -38,7 +38,7 @@ class Ranker(config.Component, ABC):
     config: Config
 
     @abstractmethod
-    def fit(self, examples: Examples, run: Run = Run()) -> Self:  # noqa: B008 - Run is frozen
+    def fit(self, examples: Examples, run: Run = Run()) -> Self:
         """Learns from labelled candidates; forgets whatever it knew before."""
 
     @abstractmethod

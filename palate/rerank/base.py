@@ -19,7 +19,7 @@ class Reranker(config.Component, ABC):
 
     config: Config
 
-    def fit(self, log: Log, run: Run = Run()) -> Self:  # noqa: B008 - Run is frozen
+    def fit(self, log: Log, run: Run = Run()) -> Self:
         """Takes what it needs from the item table (categories, vectors). Most need nothing more."""
         return self
 

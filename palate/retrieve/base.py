@@ -29,7 +29,7 @@ class Retriever(config.Component, ABC):
     config: Config
 
     @abstractmethod
-    def fit(self, log: Log, run: Run = Run()) -> Self:  # noqa: B008 - Run is frozen
+    def fit(self, log: Log, run: Run = Run()) -> Self:
         """Learns from the positive events of the log; forgets whatever it knew before."""
 
     @abstractmethod
