@@ -175,10 +175,7 @@ def component_class(use: str, stage: str) -> type[Component]:
     own = [
         value
         for value in vars(module).values()
-        if inspect.isclass(value)
-        and issubclass(value, Component)
-        and value.__module__ == module.__name__
-        and not inspect.isabstract(value)
+        if inspect.isclass(value) and issubclass(value, Component) and value.__module__ == module.__name__ and not inspect.isabstract(value)
     ]
     if len(own) != 1:
         raise ConfigError(f"{stage}: {module_name} holds {len(own)} components, name one: {module_name}:Class")

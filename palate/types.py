@@ -272,9 +272,7 @@ class Candidates:
     def of(cls, items: Ints, scores: Floats, source: str) -> Candidates:
         """From one retriever."""
         present = items != NOTHING
-        return cls(
-            items, np.where(present, scores, -np.inf).astype(np.float32), (source,), np.where(present, 0, -1).astype(np.int8)
-        )
+        return cls(items, np.where(present, scores, -np.inf).astype(np.float32), (source,), np.where(present, 0, -1).astype(np.int8))
 
     def __len__(self) -> int:
         return len(self.items)
