@@ -1,4 +1,4 @@
-"""The nouns of Palate. This file imports nothing of ours; every other file imports it.
+"""The nouns of Palate. It imports nothing of ours but the errors, which the command line needs without numpy.
 
 Shapes legend, used in every docstring:
 
@@ -22,6 +22,12 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from palate.errors import BundleError as BundleError
+from palate.errors import ConfigError as ConfigError
+from palate.errors import DataError as DataError
+from palate.errors import PalateError as PalateError
+from palate.errors import SplitError as SplitError
+
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
@@ -34,26 +40,6 @@ Bools = npt.NDArray[np.bool_]
 
 NOBODY = -1
 NOTHING = -1
-
-
-class PalateError(Exception):
-    """Something the user can mend. The message is one line: what is wrong, where, and how to mend it."""
-
-
-class DataError(PalateError):
-    """Bad input data: names file, row and column."""
-
-
-class ConfigError(PalateError):
-    """A bad setting: names the key, and the nearest key where it looks like a typing mistake."""
-
-
-class SplitError(PalateError):
-    """A split that would leak the future, or leave nothing to learn or to test from."""
-
-
-class BundleError(PalateError):
-    """A bundle or checkpoint that is damaged, foreign, or written by a newer Palate."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,303 @@
+"""The command line. Each command imports what it needs when it runs, so that `palate --help` is quick."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from palate.errors import PalateError
+
+if TYPE_CHECKING:
+    from palate.job import Job
+    from palate.recommender import Recommender
+    from palate.types import Request, Slate
+
+app = typer.Typer(
+    name="palate",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="A recommender system: from an event log to a served slate of recommendations, and back.\n\nStart with: [bold]palate demo[/bold]",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output, and nothing else there.")]
+Bundle = Annotated[Path, typer.Argument(help="A bundle that `palate train` made.", metavar="DIR", show_default=False)]
+
+
+def main() -> None:
+    """The console script: errors a person can mend are one line, without a traceback."""
+    try:
+        app()
+    except PalateError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _fail(message: str, code: int = 1) -> NoReturn:
+    print(f"palate: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def _print_json(value: Any) -> None:
+    from palate.serve.bundle import plain
+
+    print(json.dumps(plain(value), allow_nan=False, ensure_ascii=False))
+
+
+@app.command(epilog="Example:  palate demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the bundle and its report go.")] = Path("demo"),
+    json_: Json = False,
+) -> None:
+    """Train, evaluate and use a whole funnel on the real MovieLens log, in under a minute."""
+    from palate.demo import run
+
+    run(out, quiet=json_, print_json=_print_json if json_ else None)
+
+
+@app.command(epilog="Examples:  palate train movielens-small --out bundle  |  palate train my.toml --out bundle --set rank.width=32")
+def train(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a shipped recipe (`palate recipe` lists them).")],
+    out: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("bundle"),
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: rank.width=32, retrieve.ease.l2=200.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Take up the newest checkpoints of a run that was stopped.")] = False,
+    json_: Json = False,
+) -> None:
+    """Train the funnel of a recipe, evaluate it, and save a bundle with its report."""
+    from palate import job
+    from palate import recipe as recipes
+
+    parsed = recipes.load(recipe, set_ or [])
+    command = shlex.join(["palate", *sys.argv[1:]])
+    done = job.train(parsed, out, quiet=json_, resume=resume, command=command)
+    if json_:
+        _print_json({"bundle": str(done.folder), **done.evaluation.to_json()})
+        return
+    show_job(done)
+    user = done.log.users["user"][int(done.test.user_codes[0])]
+    next_steps(f"palate recommend {out} --user {shlex.quote(str(user))}", f"palate evaluate {out} --json", f"open {done.report}")
+
+
+@app.command(epilog="Example:  palate evaluate bundle --json")
+def evaluate(
+    bundle: Bundle,
+    report: Annotated[Path | None, typer.Option(help="Also write an HTML report here.")] = None,
+    json_: Json = False,
+) -> None:
+    """Every stage of a bundle on its held-out events, full ranking, beside popularity."""
+    from palate import job
+
+    recommender, test = job.reopen(bundle)
+    evaluation = recommender.evaluate(test, quiet=json_)
+    if report is not None:
+        from palate.report import write_report
+
+        facts = {"command": shlex.join(["palate", *sys.argv[1:]]), **recommender.data}
+        importances = job.importances(recommender)
+        curves = recommender.funnel.curves
+        write_report(
+            report,
+            evaluation,
+            title=f"Palate on {recommender.data['name']}",
+            facts=facts,
+            curves=curves,
+            slates=[],
+            importances=importances,
+        )
+    if json_:
+        _print_json(evaluation.to_json())
+    else:
+        _console().print(evaluation.table())
+
+
+@app.command(
+    epilog="Examples:  palate recommend bundle --user 42  |  palate recommend bundle --history 'Heat (1995)' --filter 'year >= 1990'"
+)
+def recommend(
+    bundle: Bundle,
+    user: Annotated[str | None, typer.Option(help="A user id of the log.")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="Item ids or titles, oldest first, commas between; may be repeated.")] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many items.")] = 10,
+    filter_: Annotated[list[str] | None, typer.Option("--filter", help="A rule on item columns, such as 'genres != \"Horror\"'.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="Item ids never to show; may be given again.")] = None,
+    json_: Json = False,
+) -> None:
+    """Recommend for a known user, or for anyone who has a history. No training data is needed."""
+    from palate.recommender import Recommender
+    from palate.types import Request
+
+    if user is None and not history:
+        _fail("recommend: give --user ID or --history A,B")
+    recommender = Recommender.load(bundle)
+    request = Request(
+        user=user,
+        history=tuple(part for text in history or [] for part in split_history(text, recommender)),
+        k=k,
+        filters=tuple(filter_ or ()),
+        exclude=tuple(exclude or ()),
+    )
+    if user is not None and not recommender.funnel.history.knows(user) and not history:
+        _console(stderr=True).print(f"[yellow]user {user!r} is not in the log: this is what a stranger gets[/yellow]")
+    slate = recommender.funnel.recommend([request])[0]
+    if json_:
+        rows = [{key: value for key, value in row.items() if value is not None} for row in recommender.table(slate).to_dicts()]
+        _print_json({"user": user, "history": list(request.history), "items": rows})
+    else:
+        show_slate(recommender, f"User {user}" if user is not None else "Someone new", request, slate)
+
+
+def split_history(text: str, recommender: Recommender) -> list[str]:
+    """`A,B` to ids or titles. Titles may hold commas themselves: the longest piece that is a known id or title wins."""
+    items = recommender.funnel.items
+    known = set(recommender.funnel.item_ids) | (set(items["title"].drop_nulls()) if "title" in items.columns else set())
+    pieces, found, start = text.split(","), [], 0
+    while start < len(pieces):
+        ends = [end for end in range(len(pieces), start, -1) if ",".join(pieces[start:end]).strip() in known]
+        end = ends[0] if ends else start + 1
+        found.append(",".join(pieces[start:end]).strip())
+        start = end
+    return [piece for piece in found if piece]
+
+
+@app.command(epilog="Examples:  palate validate events.csv --user uid --item sku --time ts  |  palate validate movielens-small")
+def validate(
+    file: Annotated[str, typer.Argument(help="A CSV, TSV, JSON lines, Parquet or Arrow file, or the name of a source.")],
+    user: Annotated[str, typer.Option(help="Column of the user ids.")] = "user",
+    item: Annotated[str, typer.Option(help="Column of the item ids.")] = "item",
+    time: Annotated[str, typer.Option(help="Column of the times; an empty string if there is none (file order is the order).")] = "time",
+    kind: Annotated[str | None, typer.Option(help="Column of the kind of event (click, purchase, ...).")] = None,
+    value: Annotated[str | None, typer.Option(help="Column of a value (rating, dwell time, ...).")] = None,
+    context: Annotated[list[str] | None, typer.Option(help="A context column; may be given again.")] = None,
+    users: Annotated[str | None, typer.Option(help="A table of users.")] = None,
+    items: Annotated[str | None, typer.Option(help="A table of items.")] = None,
+    time_unit: Annotated[str, typer.Option(help="Unit of numeric times: s, ms or us.")] = "s",
+    bad_rows: Annotated[Path | None, typer.Option(help="Set bad rows aside into this file, with reasons, and go on.")] = None,
+    json_: Json = False,
+) -> None:
+    """Print what a log holds, or every problem with its file, row and column."""
+    from palate.data.validate import render
+    from palate.data.validate import validate as check
+
+    report = check(
+        file, user=user, item=item, time=time or None, kind=kind, value=value, context=tuple(context or ()), users=users, items=items,
+        time_unit=time_unit, bad_rows=bad_rows or "refuse",
+    )  # fmt: skip
+    if json_:
+        _print_json(report.to_json())
+    else:
+        _console().print(render(report))
+    if report.problems and bad_rows is None:
+        sys.exit(1)
+
+
+@app.command(epilog="Example:  palate recipe your-own-csv > my.toml")
+def recipe(
+    name: Annotated[str | None, typer.Argument(help="The recipe to print; none lists their names.")] = None,
+) -> None:
+    """List the recipes that ship, or print one to start from."""
+    from palate import recipe as recipes
+
+    print(recipes.text_of(name) if name else "\n".join(recipes.shipped()))
+
+
+@app.command(epilog="Example:  palate generate events.parquet --events 2000000")
+def generate(
+    out: Annotated[Path, typer.Argument(help="The file to write: .parquet or .csv.")],
+    events: Annotated[int, typer.Option(min=1, help="How many events.")] = 1_000_000,
+    users: Annotated[int, typer.Option(min=1, help="How many users.")] = 50_000,
+    items: Annotated[int, typer.Option(min=1, help="How many items.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Write a log of a planted world with known preferences, for tests of speed and memory."""
+    from palate.data.sources.planted import write_events
+
+    write_events(out, events=events, users=users, items=items, seed=seed)
+    _console().print(f"{events:,} events in {out}")
+
+
+@app.command(epilog="Example:  palate doctor")
+def doctor(json_: Json = False) -> None:
+    """Check this machine: versions that go together, bf16, memory, GPUs; and what to mend."""
+    from palate import doctor as surgery
+
+    found = surgery.checks()
+    report = surgery.to_json(found)
+    if json_:
+        _print_json(report)
+    else:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "check", "found", "mend"):
+            table.add_column(heading)
+        marks = {"ok": "[green]✓[/green]", "note": "[yellow]•[/yellow]", "bad": "[red]✗[/red]"}
+        for check in found:
+            table.add_row(marks[check.status], check.name, check.found, check.mend)
+        _console().print(table)
+    sys.exit(0 if report["ok"] else 1)
+
+
+def show_job(job: Job) -> None:
+    """The table of results, as a person reads it."""
+    console = _console()
+    console.print()
+    console.print(job.evaluation.table())
+    console.print(f"Bundle [bold]{job.folder}[/bold], report [bold]{job.report}[/bold]")
+
+
+def next_steps(*commands: str) -> None:
+    """What to type next."""
+    console = _console()
+    console.print("\nNext:")
+    for command in commands:
+        console.print(f"  [cyan]{command}[/cyan]", soft_wrap=True)
+
+
+def show_slate(recommender: Recommender, heading: str, request: Request, slate: Slate) -> None:
+    """A slate as a table with titles and reasons."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from palate.job import recent_titles
+
+    console = _console()
+    titles = recent_titles(recommender, request)
+    console.print()
+    if titles:
+        console.print(f"[bold]{escape(heading)}[/bold] [dim]lately: {escape('; '.join(titles))}[/dim]")
+    else:
+        console.print(f"[bold]{escape(heading)}[/bold]")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("", justify="right")
+    table.add_column("title" if "title" in recommender.funnel.items.columns else "item", no_wrap=True, max_width=48)
+    if "genres" in recommender.funnel.items.columns:
+        table.add_column("genres", style="dim", no_wrap=True, max_width=28)
+    table.add_column("chance", justify="right")
+    table.add_column("from", style="dim")
+    table.add_column("reason")
+    for row in recommender.table(slate).to_dicts():
+        cells = [str(row["place"]), escape(str(row.get("title") or row["item"]))]
+        if "genres" in row:
+            cells.append(escape(", ".join(row["genres"] or [])))
+        chance = "" if row["probability"] is None else f"{row['probability']:.1%}"
+        table.add_row(*cells, chance, row["source"], escape(row["reason"]))
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

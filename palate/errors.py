@@ -1,0 +1,21 @@
+"""The errors a person can mend. This file imports nothing, so that the command line starts quickly."""
+
+
+class PalateError(Exception):
+    """Something the user can mend. The message is one line: what is wrong, where, and how to mend it."""
+
+
+class DataError(PalateError):
+    """Bad input data: names file, row and column."""
+
+
+class ConfigError(PalateError):
+    """A bad setting: names the key, and the nearest key where it looks like a typing mistake."""
+
+
+class SplitError(PalateError):
+    """A split that would leak the future, or leave nothing to learn or to test from."""
+
+
+class BundleError(PalateError):
+    """A bundle or checkpoint that is damaged, foreign, or written by a newer Palate."""

@@ -1,0 +1,331 @@
+"""The funnel: Request -> retrieve -> merge -> rank -> rerank -> Slate. Read this file first.
+
+    funnel = Funnel([Popular(), EASE()], GBDT(), [MMR()]).fit(train)
+    funnel.recommend([Request(user="42", k=10)])
+
+How it is fitted (the order matters):
+
+    1. the retrievers are fitted on the log up to a cut;
+    2. they bring candidates for queries after the cut, and what then happened labels them;
+    3. the ranker learns from those labelled candidates, and its probabilities are calibrated on queries kept apart;
+    4. the retrievers are fitted again on the whole log.
+
+So the ranker sees in training just what it will see in service: candidates that these retrievers bring, with their scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Literal, Self
+
+import numpy as np
+import polars as pl
+import pydantic
+
+from palate import config
+from palate.features.encode import Encoder
+from palate.features.history import History
+from palate.features.spec import FeatureSet
+from palate.progress import Steps
+from palate.rank.base import Examples, Ranker
+from palate.rank.calibrate import Calibrator
+from palate.rerank.base import Reranker
+from palate.rerank.constraints import allowed
+from palate.retrieve.base import Retriever
+from palate.retrieve.merge import merge
+from palate.types import (
+    NOTHING,
+    Bools,
+    Candidates,
+    ConfigError,
+    Floats,
+    Ints,
+    Log,
+    Longs,
+    Queries,
+    Ragged,
+    Request,
+    Run,
+    Slate,
+    SplitError,
+    offsets_of,
+)
+
+
+class Funnel:
+    """Retrievers, a ranker, rerankers, and what they need to know of the past.
+
+    Cost of a request: one retrieval per retriever, then `candidates` items encoded and scored.
+    """
+
+    class Config(config.Config):
+        """candidates: length of the merged list. holdout: where the ranker's cut lies: `last` holds out the last `cuts` events of every
+        user, each a query of its own labelled by that event (next-item protocols); `time` cuts the log at one moment, the last `fraction`
+        of events labels one query a user (protocols with a global time).
+        queries: at most so many training queries (drawn by the run's seed). validation: share of users kept apart for early stopping and
+        calibration. calibration: how scores become probabilities.
+        """
+
+        candidates: int = pydantic.Field(400, ge=1)
+        holdout: Literal["last", "time"] = "last"
+        cuts: int = pydantic.Field(8, ge=1)
+        fraction: float = pydantic.Field(0.1, gt=0, lt=1)
+        queries: int = pydantic.Field(20_000, ge=1)
+        validation: float = pydantic.Field(0.2, gt=0, lt=1)
+        calibration: Literal["isotonic", "platt"] = "platt"
+
+    def __init__(
+        self,
+        retrievers: Sequence[Retriever],
+        ranker: Ranker | None = None,
+        rerankers: Sequence[Reranker] = (),
+        features: FeatureSet | None = None,
+        config: Config | None = None,
+    ) -> None:
+        if not retrievers:
+            raise ConfigError("retrieve: a funnel needs at least one retriever")
+        names = [retriever.name for retriever in retrievers]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"retrieve: two retrievers are called {name!r}; give one a `name` of its own")
+            if name in ("merged", "ranked", "funnel"):
+                raise ConfigError(f"retrieve: {name!r} is the name of a stage; choose another `name`")
+        self.config = config or Funnel.Config()
+        self.retrievers = tuple(retrievers)
+        self.ranker = ranker
+        self.rerankers = tuple(rerankers)
+        self.features = features
+        self.curves: dict[str, dict[str, list[float]]] = {}
+
+    # -- learning ---------------------------------------------------------------------------------------------------------------
+
+    def fit(self, log: Log, run: Run = Run()) -> Self:
+        """Fits every stage on the log. Cost: each retriever twice if there is a ranker, once if not."""
+        positives = log.positives()
+        if not len(positives):
+            kinds = ", ".join(log.events["kind"].cast(pl.String).unique().sort())
+            raise SplitError(f"{log.name}: no event counts as wanted; say which kinds do with `positive` (the log has {kinds})")
+        self.curves = {}
+        self._know(log)
+        steps = Steps((2 * len(self.retrievers) + 2) if self.ranker else len(self.retrievers), quiet=run.quiet)
+        with steps:
+            if self.ranker is not None:
+                self._fit_ranker(log, positives, run, steps)
+            for retriever in self.retrievers:
+                with steps.step(f"retrieve: {retriever.name}"):
+                    self._fit_one(retriever, log, run)
+            for reranker in self.rerankers:
+                reranker.fit(log, run)
+        return self
+
+    def _know(self, log: Log) -> None:
+        self.items = log.items
+        self.users = log.users
+        self.item_ids: list[str] = log.items["item"].to_list()
+        self.history = History.of(log)
+        self.popularity: Floats = np.bincount(log.positives().item_codes, minlength=log.n_items).astype(np.float32)
+        self.encoder: Encoder | None = None
+        self.calibrator: Calibrator | None = None
+
+    def _fit_one(self, component: Retriever, log: Log, run: Run) -> None:
+        component.fit(log, run)
+        curves = getattr(component, "curves", None)
+        if curves:
+            self.curves[component.name] = {metric: list(values) for metric, values in curves.items()}
+
+    def _fit_ranker(self, log: Log, positives: Log, run: Run, steps: Steps) -> None:
+        assert self.ranker is not None
+        early, queries, relevant, groups = self._cut(log, positives, run)
+        for retriever in self.retrievers:
+            with steps.step(f"retrieve: {retriever.name}, up to the cut"):
+                retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None))
+        with steps.step("label the candidates"):
+            self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
+            merged = self.candidates(queries)[1]
+            labels = relevance(merged.items, relevant).astype(np.float32)[:, :, None]
+            found = labels.any(axis=(1, 2))
+            if not found.any():
+                raise SplitError(f"{log.name}: the retrievers brought none of the items that should label the ranker; raise their quota")
+            validation = _share(groups, self.config.validation, run.seed)
+            if not found[validation].any() or not found[~validation].any():
+                validation = np.arange(len(queries)) % 5 == 0
+            examples = Examples(self.encoder, queries, merged, labels, validation)
+        with steps.step(f"rank: {self.ranker.name}"):
+            self.ranker.fit(examples, run)
+            if getattr(self.ranker, "curves", None):
+                self.curves[self.ranker.name] = {metric: list(values) for metric, values in self.ranker.curves.items()}  # type: ignore[attr-defined]
+            kept = np.flatnonzero(validation)
+            held_queries, held = queries.take(kept), merged.take(kept)
+            scores = self.ranker.score(held_queries, held, self.encoder)[:, :, 0]
+            present = held.present
+            self.calibrator = Calibrator(self.config.calibration).fit(scores[present], labels[kept][:, :, 0][present])
+
+    def _cut(self, log: Log, positives: Log, run: Run) -> tuple[Log, Queries, Ragged, Ints]:
+        """The log before the cut; queries after it; for each query the item codes that were then wanted, and its user."""
+        users = positives.user_codes
+        order = np.argsort(users, kind="stable")
+        lengths = np.bincount(users, minlength=log.n_users)
+        ends = np.cumsum(lengths)
+        rng = np.random.default_rng(run.seed)
+        if self.config.holdout == "last":
+            # place of each event counted from its user's last: 0 is the last
+            from_end = np.empty(len(users), dtype=np.int64)
+            from_end[order] = np.repeat(ends, lengths) - 1 - np.arange(len(users))
+            late = (from_end < self.config.cuts) & (from_end < lengths[users] - 1)
+            events = np.flatnonzero(late)
+            if not len(events):
+                raise SplitError(f"{log.name}: no user has two wanted events, so nothing can label a ranker; leave the ranker out")
+            if len(events) > self.config.queries:
+                events = np.sort(rng.choice(events, self.config.queries, replace=False))
+            queries = self.history.before(events)
+            relevant = Ragged(np.arange(len(events) + 1, dtype=np.int64), positives.item_codes[events])
+            early = _without(log, positives, late)
+            return early, queries, relevant, users[events]
+        times = positives.times
+        at = int(np.quantile(times, 1 - self.config.fraction, method="lower"))
+        late = times > at
+        early = log.where(log.times <= at)
+        store = History.of(early)
+        known = np.unique(users[late])
+        if not len(known):
+            raise SplitError(f'{log.name}: no wanted event lies after the ranker\'s cut; raise `fraction`, or use holdout = "last"')
+        if len(known) > self.config.queries:
+            known = np.sort(rng.choice(known, self.config.queries, replace=False))
+        queries = store.queries(known, np.full(len(known), at + 1, dtype=np.int64))
+        chosen = order[np.isin(users[order], known) & late[order]]
+        relevant = Ragged(offsets_of(np.bincount(users[chosen], minlength=log.n_users)[known]), positives.item_codes[chosen])
+        return early, queries, relevant, known.astype(np.int32)
+
+    # -- the stages -------------------------------------------------------------------------------------------------------------
+
+    def candidates(self, queries: Queries) -> tuple[dict[str, Candidates], Candidates]:
+        """Each retriever's own list, and all of them merged: deduplicated, source-tagged, at most `candidates` long."""
+        lists = {retriever.name: retriever.retrieve(queries, retriever.config.quota) for retriever in self.retrievers}
+        quotas = [retriever.config.quota for retriever in self.retrievers]
+        return lists, merge(list(lists.values()), quotas, self.config.candidates)
+
+    def rank(self, queries: Queries, merged: Candidates) -> Candidates:
+        """The merged list in the ranker's order, with `ranker.probability` (calibrated) among its features."""
+        if self.ranker is None or self.encoder is None:
+            return merged
+        scores = self.ranker.score(queries, merged, self.encoder)[:, :, 0]
+        order = np.argsort(-scores, axis=1, kind="stable")
+        ranked = merged.reorder(order, np.take_along_axis(scores, order, 1))
+        probability = np.full(scores.shape, np.nan, dtype=np.float32)
+        present = ranked.present
+        if self.calibrator is not None:
+            probability[present] = self.calibrator.transform(ranked.scores[present])
+        return replace(ranked, features={**ranked.features, "ranker.probability": probability})
+
+    def rerank(self, queries: Queries, ranked: Candidates, k: int) -> Candidates:
+        """The final list, K long. Each reranker but the last is given room (5 K places) for the next to choose from."""
+        for place, reranker in enumerate(self.rerankers, start=1):
+            ranked = reranker.rerank(queries, ranked, k if place == len(self.rerankers) else 5 * k)
+        return ranked.reorder(np.tile(np.arange(min(k, ranked.items.shape[1])), (len(ranked), 1)))
+
+    def stages(self, queries: Queries, k: int) -> dict[str, Candidates]:
+        """Every stage's list for the same queries: each retriever by name, `merged`, `ranked` (if there is a ranker), `funnel`."""
+        lists, merged = self.candidates(queries)
+        ranked = self.rank(queries, merged)
+        final = self.rerank(queries, ranked, k)
+        middle = {"ranked": ranked} if self.ranker is not None else {}
+        return {**lists, "merged": merged, **middle, "funnel": final}
+
+    # -- serving ----------------------------------------------------------------------------------------------------------------
+
+    def recommend(self, requests: Sequence[Request]) -> list[Slate]:
+        """One slate a request, in the same order. Requests with equal filters and length share one pass."""
+        slates: list[Slate | None] = [None] * len(requests)
+
+        def shared(row: int) -> tuple[Any, ...]:
+            return (requests[row].filters, requests[row].k)
+
+        for (filters, k), rows in groupby(sorted(range(len(requests)), key=shared), key=shared):
+            members = list(rows)
+            queries = self.queries([requests[row] for row in members], filters)
+            lists, merged = self.candidates(queries)
+            final = self.rerank(queries, self.rank(queries, merged), k)
+            for row, slate in zip(members, self._slates(queries, lists, final), strict=True):
+                slates[row] = slate
+        return [slate for slate in slates if slate is not None]
+
+    def queries(self, requests: Sequence[Request], filters: tuple[str, ...] = ()) -> Queries:
+        """Requests resolved against the catalogue, all with the same filters."""
+        queries = self.history.resolve(requests)
+        return replace(queries, allowed=allowed(self.items, filters)) if filters else queries
+
+    def _slates(self, queries: Queries, lists: Mapping[str, Candidates], final: Candidates) -> list[Slate]:
+        reasons = self._reasons(queries, final)
+        probability = final.features.get("ranker.probability")
+        slates = []
+        for row in range(len(final)):
+            kept = np.flatnonzero(final.present[row])
+            slates.append(
+                Slate(
+                    items=tuple(self.item_ids[code] for code in final.items[row, kept]),
+                    scores=tuple(float(score) for score in final.scores[row, kept]),
+                    sources=tuple(final.sources[source] for source in final.source[row, kept]),
+                    probabilities=tuple({"label": float(probability[row, place])} if probability is not None else {} for place in kept),
+                    propensity=(1.0,) * len(kept),
+                    reasons=tuple(reasons[row][place] for place in kept),
+                )
+            )
+        return slates
+
+    def _reasons(self, queries: Queries, final: Candidates) -> list[list[str]]:
+        """One sentence an item: the history item that speaks most for it, as told by the first retriever that can tell."""
+        speaks = np.full(final.items.shape, NOTHING, dtype=np.int32)
+        for retriever in self.retrievers:
+            told = retriever.because(queries, final.items)
+            if told is not None:
+                speaks = np.where(speaks == NOTHING, told, speaks)
+        names = self.items["title"] if "title" in self.items.columns else self.items["item"]
+        sentences = []
+        for row in range(len(final)):
+            line = []
+            for place in range(final.items.shape[1]):
+                item, because = final.items[row, place], speaks[row, place]
+                if item == NOTHING:
+                    line.append("")
+                elif because != NOTHING:
+                    line.append(f"goes with {names[int(because)]}")
+                else:
+                    line.append(f"popular: {int(self.popularity[item])} events")
+            sentences.append(line)
+        return sentences
+
+
+def relevance(items: Ints, relevant: Ragged) -> Bools:
+    """Which of the items [B, K] are among the relevant ones of their row. Cost: linear in items and relevant (hash-free, by sorting)."""
+    width = int(max(items.max(initial=0), relevant.values.max(initial=0))) + 1
+    wanted = np.unique(relevant.rows * width + relevant.values)
+    keys = np.arange(len(items), dtype=np.int64)[:, None] * width + items
+    places = np.minimum(np.searchsorted(wanted, keys), max(len(wanted) - 1, 0))
+    found = wanted[places] == keys if len(wanted) else np.zeros(items.shape, dtype=bool)
+    return found & (items != NOTHING)
+
+
+def _without(log: Log, positives: Log, late: Bools) -> Log:
+    """The log without the late positive events, and without anything those users did from their first late event on."""
+    first = np.full(log.n_users, np.iinfo(np.int64).max)
+    np.minimum.at(first, positives.user_codes[late], positives.times[late])
+    before = log.where(log.times < first[log.user_codes])
+    # Of events at the very time of the cut, those that come before it in log order are kept.
+    early_positives = positives.where(~late)
+    tied = early_positives.where(early_positives.times >= first[early_positives.user_codes])
+    if not len(tied):
+        return before
+    events = pl.concat([before.events, tied.events]).sort("time", maintain_order=True)
+    return replace(log, events=events)
+
+
+def _share(groups: Ints, share: float, seed: int) -> Bools:
+    """A share of the groups, whole, as a mask over rows."""
+    unique = np.unique(groups)
+    chosen = np.random.default_rng(seed + 1).permutation(unique)[: max(1, round(share * len(unique)))]
+    return np.isin(groups, chosen)
+
+
+__all__ = ["Funnel", "Longs", "relevance"]
