@@ -1,0 +1,158 @@
+"""Item to item: what goes with what was in the history, by common users or by what came next.
+
+B. Sarwar, G. Karypis, J. Konstan, J. Riedl, "Item-based collaborative filtering recommendation algorithms" (WWW 2001);
+M. Deshpande, G. Karypis, "Item-based top-N recommendation algorithms" (TOIS 2004), section 4;
+`sequential`: the sequential rules of M. Ludewig, D. Jannach, "Evaluation of session-based recommendation algorithms" (UMUAI 2018),
+section 3.1.3. With n_i the users of item i and n_ij those of both, and x_ui = 1 where u is a user of i:
+
+    cosine       n_ij / sqrt(n_i n_j)
+    jaccard      n_ij / (n_i + n_j - n_ij)
+    tfidf        cosine of x_ui idf_u, with idf_u = log(1 + N / n_u): a user of few items says more
+    bm25         sum_u idf_u^2 b_i b_j, with b_i = (k1 + 1) / (1 + k1 (1 - b + b n_i / mean n)), k1 = 1.2, b = 0.75
+    conditional  n_ij / (n_i n_j^alpha): the chance of j given i, popular j held back (Deshpande and Karypis, equation 5)
+    sequential   f_ij / (n_i n_j^alpha), where f_ij sums 1 / d over all places where j follows i by d <= window places
+
+Shrinking multiplies by n_ij / (n_ij + shrink) (f_ij for `sequential`): likeness on few users is doubted. Of each item's row
+only the `neighbours` largest stay, and the score of item j is the sum over the history of w_i s_ij, where w_i falls with age.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from scipy import sparse
+
+from palate.retrieve.base import Retriever, interactions
+from palate.retrieve.gram import gram_blocks
+from palate.retrieve.topk import BLOCK, answer, query_matrix, strongest, top_k
+from palate.types import Candidates, Floats, Ints, Log, Queries, Run, State
+
+_K1, _B = 1.2, 0.75
+_TINY = 1e-12
+
+
+class ItemKNN(Retriever):
+    """Neighbours of the items of the history. Serves users it never saw; brings nothing for an empty history.
+
+    Cost: fit one multiply-add for each pair of items of a user (for `sequential`, `window` an event), in blocks of rows, so that
+    memory is O(N neighbours); retrieve O(history x neighbours + N) a query.
+    """
+
+    class Config(Retriever.Config):
+        """similarity, shrink: see the file's head. alpha: of `conditional` and `sequential`. window: of `sequential`, in places.
+        neighbours: how many to keep of each item. half_life: in places; the newest item of a history weighs 1, one `half_life` places
+        older 1/2 (None: all alike). last: use only so many items of a history (None: all).
+        """
+
+        similarity: Literal["cosine", "jaccard", "tfidf", "bm25", "conditional", "sequential"] = "cosine"
+        neighbours: int = pydantic.Field(200, ge=1)
+        shrink: float = pydantic.Field(0.0, ge=0)
+        alpha: float = pydantic.Field(0.5, ge=0, le=1)
+        window: int = pydantic.Field(10, ge=1)
+        half_life: float | None = pydantic.Field(None, gt=0)
+        last: int | None = pydantic.Field(None, ge=1)
+
+    config: Config
+    neighbours: sparse.csr_matrix
+    """float32 [N, N]: row i holds the items that item i speaks for."""
+
+    def fit(self, log: Log, run: Run = Run()) -> Self:
+        blocks = _transitions(log, self.config) if self.config.similarity == "sequential" else _likeness(log, self.config)
+        rows = []
+        for start, block in blocks:
+            own = np.arange(len(block))
+            block[own, start + own] = 0
+            block[block <= 0] = -np.inf
+            items, scores = top_k(block.astype(np.float32, copy=False), self.config.neighbours)
+            present = items >= 0
+            indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
+            rows.append(sparse.csr_matrix((scores[present], items[present], indptr), shape=(len(block), log.n_items)))
+        self.neighbours = sparse.vstack(rows, format="csr") if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
+        self.neighbours.sort_indices()
+        return self
+
+    def retrieve(self, queries: Queries, k: int) -> Candidates:
+        return answer(self._score, queries, self.neighbours.shape[0], k, self.name)
+
+    def _score(self, queries: Queries) -> Floats:
+        scores = (self._known(queries) @ self.neighbours).toarray()
+        scores[scores <= 0] = -np.inf
+        return scores
+
+    def _known(self, queries: Queries) -> sparse.csr_matrix:
+        return query_matrix(queries.history, self.neighbours.shape[0], self.config.half_life, self.config.last)
+
+    def because(self, queries: Queries, items: Ints) -> Ints | None:
+        return strongest(self._known(queries), items, lambda history, shown: self.neighbours[history][:, shown].toarray())
+
+    def state(self) -> State:
+        n = self.neighbours
+        return State(arrays={"indptr": n.indptr.astype(np.int64), "indices": n.indices.astype(np.int32), "data": n.data})
+
+    def restore(self, state: State) -> Self:
+        arrays = state.arrays
+        size = len(arrays["indptr"]) - 1
+        self.neighbours = sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(size, size))
+        return self
+
+
+def _likeness(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Blocks of rows of the similarity by common users."""
+    x = interactions(log)
+    n = np.asarray(x.sum(axis=0)).ravel()
+    weighted, norm = _weighted(x, n, config)
+    left = weighted.T.tocsr()
+    common = gram_blocks(x.T.tocsr(), x) if config.shrink and weighted is not x else None
+    for start, block in gram_blocks(left, weighted):
+        rows = slice(start, start + len(block))
+        met = block if common is None else next(common)[1]
+        trust = met / (met + config.shrink) if config.shrink else None
+        if config.similarity == "jaccard":
+            block /= np.maximum(n[rows, None] + n - block, _TINY)
+        elif config.similarity == "conditional":
+            block /= np.maximum(n[rows, None] * n**config.alpha, _TINY)
+        elif config.similarity != "bm25":
+            block /= np.maximum(norm[rows, None] * norm, _TINY)
+        if trust is not None:
+            block *= trust
+        yield start, block
+
+
+def _weighted(x: sparse.csr_matrix, n: Floats, config: ItemKNN.Config) -> tuple[sparse.csr_matrix, Floats]:
+    """The matrix with the weights of `tfidf` or `bm25`, and the norms of its columns."""
+    if config.similarity not in ("tfidf", "bm25"):
+        return x, np.sqrt(n)
+    idf = np.log1p(x.shape[1] / np.maximum(np.diff(x.indptr), 1)).astype(np.float32)
+    weighted = sparse.diags_array(idf) @ x
+    if config.similarity == "bm25":
+        length = n / max(float(n[n > 0].mean()) if (n > 0).any() else 1.0, _TINY)
+        weighted = weighted @ sparse.diags_array(((_K1 + 1) / (1 + _K1 * (1 - _B + _B * length))).astype(np.float32))
+    weighted = sparse.csr_matrix(weighted)
+    return weighted, np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=0)).ravel())
+
+
+def _transitions(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Blocks of rows of the similarity by what came next."""
+    positives = log.positives()
+    order = np.argsort(positives.user_codes, kind="stable")
+    users, items = positives.user_codes[order], positives.item_codes[order]
+    n = np.bincount(items, minlength=log.n_items).astype(np.float32)
+    by_item = np.argsort(items, kind="stable")
+    offsets = np.concatenate([[0], np.cumsum(n.astype(np.int64))])
+    size = max(1, BLOCK // max(log.n_items, 1))
+    for start in range(0, log.n_items, size):
+        stop = min(start + size, log.n_items)
+        at = by_item[offsets[start] : offsets[stop]]
+        block = np.zeros((stop - start) * log.n_items)
+        for distance in range(1, config.window + 1):
+            at = at[at + distance < len(items)]
+            at = at[users[at] == users[at + distance]]
+            places = (items[at] - start).astype(np.int64) * log.n_items + items[at + distance]
+            block += np.bincount(places, minlength=len(block)) / distance
+        followed = block.reshape(stop - start, log.n_items)
+        trust = followed / (followed + config.shrink) if config.shrink else 1.0
+        yield start, followed / np.maximum(n[start:stop, None] * n**config.alpha, _TINY) * trust

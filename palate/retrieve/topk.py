@@ -1,0 +1,113 @@
+"""The step that all retrievers share: scores of a block of queries -> the K best items, masked, best first.
+
+A retriever that scores says how the rows of a block are scored; `answer` does the rest. A score of -inf means "no
+evidence for this item": such items are never returned, so a list may be short (and is empty for an empty history).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from palate.retrieve.base import history_matrix
+from palate.types import NOTHING, Candidates, Floats, Ints, Queries, Ragged
+
+BLOCK = 1 << 23
+"""Scores held at once (32 MB of float32; selecting needs about three times as much again)."""
+
+
+def answer(score: Callable[[Queries], Floats], queries: Queries, n_items: int, k: int, source: str) -> Candidates:
+    """Candidates [B, K] of a scorer.
+
+    score: a block of b queries -> float32 [b, N], which this function may overwrite; -inf where there is no evidence.
+    Blocked items and items outside `allowed` are masked before the best are taken; of equal scores the lower code comes first.
+    Cost: the scorer's, and O(B N) for selecting; memory O(`BLOCK`), whatever B.
+    """
+    size = max(1, BLOCK // max(n_items, 1))
+    items = np.full((len(queries), k), NOTHING, dtype=np.int32)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for start in range(0, len(queries), size):
+        part = queries[start : start + size] if len(queries) > size else queries
+        block = mask(score(part), part)
+        items[start : start + len(part)], scores[start : start + len(part)] = top_k(block, k)
+    return Candidates.of(items, scores, source)
+
+
+def mask(scores: Floats, queries: Queries) -> Floats:
+    """-inf, in place, where the query must not be given the item. scores: [b, N]."""
+    scores[queries.blocked.rows, queries.blocked.values] = -np.inf
+    if queries.allowed is not None:
+        scores[:, ~queries.allowed] = -np.inf
+    return scores
+
+
+def top_k(scores: Floats, k: int) -> tuple[Ints, Floats]:
+    """The K largest of each row, falling; equal scores by lower column. scores: [b, N] -> columns [b, K], scores [b, K].
+
+    Where a row has fewer than K scores above -inf, the rest is NOTHING and -inf. Cost: O(b (N + K log K)).
+    """
+    b, n = scores.shape
+    taken = min(k, n)
+    items = np.full((b, k), NOTHING, dtype=np.int32)
+    best = np.full((b, k), -np.inf, dtype=np.float32)
+    if not taken or not b:
+        return items, best
+    if taken < n:
+        chosen = np.argpartition(scores, n - taken, axis=1)[:, n - taken :]
+        chosen.sort(axis=1)
+        values = np.take_along_axis(scores, chosen, 1)
+        _settle_ties(scores, chosen, values)
+    else:
+        chosen, values = np.broadcast_to(np.arange(n), (b, n)), scores
+    order = np.argsort(-values, axis=1, kind="stable")
+    best[:, :taken] = np.take_along_axis(values, order, 1)
+    items[:, :taken] = np.take_along_axis(chosen, order, 1)
+    items[best == -np.inf] = NOTHING
+    return items, best
+
+
+def _settle_ties(scores: Floats, chosen: npt.NDArray[Any], values: Floats) -> None:
+    """Where scores equal to the last one taken were left out, takes the lowest columns among them. Changes `chosen`."""
+    last = values.min(axis=1, keepdims=True)
+    tied = (scores == last).sum(axis=1) > (values == last).sum(axis=1)
+    for row in np.flatnonzero(tied & (last[:, 0] > -np.inf)):
+        above = np.flatnonzero(scores[row] > last[row])
+        level = np.flatnonzero(scores[row] == last[row])
+        chosen[row] = np.sort(np.concatenate([above, level[: chosen.shape[1] - len(above)]]))
+        values[row] = scores[row, chosen[row]]
+
+
+def query_matrix(history: Ragged, n_items: int, half_life: float | None = None, last: int | None = None) -> sparse.csr_matrix:
+    """Histories as rows over items, newer items weighing more. float32 [B, N].
+
+    The newest item weighs 1, one `half_life` places older 1/2, and so on; None: all weigh 1. Only the `last` items are used if given.
+    """
+    if last is not None:
+        history = history.tail(last)
+    weights = None
+    if half_life is not None:
+        place = np.repeat(history.offsets[1:], history.lengths) - 1 - np.arange(len(history.values))
+        weights = np.exp2(-place / half_life)
+    return history_matrix(history, n_items, weights)
+
+
+def strongest(known: sparse.csr_matrix, items: Ints, weight: Callable[[Ints, Ints], Floats]) -> Ints:
+    """For each item [B, K] the history item with the largest positive contribution; NOTHING where none is positive.
+
+    known: weighted histories [B, N]. weight: codes of a history [L] and of items [K] -> how much each speaks for each, [L, K].
+    """
+    speaks = np.full(items.shape, NOTHING, dtype=np.int32)
+    for row in range(len(items)):
+        places = np.flatnonzero(items[row] != NOTHING)
+        codes = known.indices[known.indptr[row] : known.indptr[row + 1]]
+        if not len(places) or not len(codes):
+            continue
+        data = known.data[known.indptr[row] : known.indptr[row + 1]]
+        given = weight(codes, items[row, places]) * data[:, None]
+        most = given.argmax(axis=0)
+        speaks[row, places] = np.where(given[most, np.arange(len(places))] > 0, codes[most], NOTHING)
+    return speaks
