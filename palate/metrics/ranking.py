@@ -45,7 +45,7 @@ def precision(hits: Bools, relevant: Counts, k: int) -> Doubles:
 
 def hit_rate(hits: Bools, relevant: Counts, k: int) -> Doubles:
     """1 if any relevant item stands in the top k, else 0 (HR@k, success@k). With one relevant item a query this is recall."""
-    return _defined(hits[:, :k].any(axis=1).astype(np.float64), relevant)
+    return _defined(np.minimum(_found(hits, k), 1.0), relevant)
 
 
 def top_k_accuracy(hits: Bools, relevant: Counts, k: int) -> Doubles:
