@@ -31,3 +31,70 @@ def binary_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None 
     if task_weights is not None:
         per_task = per_task * task_weights
     return per_task.sum()
+
+
+def sampled_softmax(
+    positive: Tensor,
+    negative: Tensor,
+    *,
+    log_q_positive: Tensor | None = None,
+    log_q_negative: Tensor | None = None,
+    hits: Tensor | None = None,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Softmax cross-entropy of the positive against sampled negatives, corrected for how they were sampled.
+
+        logit(x, y) = s(x, y) / temperature - log q(y)
+        loss = -mean over the batch of  log( e^logit+ / (e^logit+ + sum over negatives of e^logit-) )
+
+    **The sign**: log q is taken off. Under independent draws from q, E[e^(s - log q)] summed over S draws is S times the
+    partition function of the full softmax, so a popular item is not pushed down merely for being drawn often.
+
+    positive: scores [B]. negative: scores [B, S]. log_q_positive [B] or [], log_q_negative [S] or [B, S]: natural logarithms of
+    the sampling probability, or of the expected count; a constant added to both changes nothing. hits: bool [B, S], negatives
+    that are no negatives (the same item as the positive): left out. weights: [B], a weighted mean. Returns a scalar.
+
+    Bengio and Senecal 2008 (importance sampling); Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations",
+    section 3.1; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", section 3.
+    """
+    own, others = positive / temperature, negative / temperature
+    if log_q_positive is not None:
+        own = own - log_q_positive
+    if log_q_negative is not None:
+        others = others - log_q_negative
+    if hits is not None:
+        others = others.masked_fill(hits, -torch.inf)
+    losses = torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own
+    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+
+
+def in_batch_softmax(
+    scores: Tensor,
+    codes: Tensor,
+    *,
+    log_q: Tensor | None = None,
+    remove_accidental_hits: bool = True,
+    temperature: float = 1.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """`sampled_softmax` where the negatives of a query are the positives of the others (and any items beside them).
+
+    scores: [B, M], M >= B; column b < B is the positive of query b, columns from B on are further negatives (mixed negative
+    sampling, Yang et al. 2020). codes: int [M], the item of each column. log_q: [M], log of the probability of the column's item
+    under the distribution that the M columns were drawn from; the positive is corrected like the rest (Yi et al. 2019, eq. 5).
+    remove_accidental_hits: leave out columns that hold the query's own positive once more.
+    """
+    size = len(scores)
+    hits = torch.eye(size, scores.shape[1], dtype=torch.bool, device=scores.device)  # the positive is no negative of its own
+    if remove_accidental_hits:
+        hits = codes[:size, None] == codes[None, :]
+    return sampled_softmax(
+        scores.diagonal(),
+        scores,
+        log_q_positive=None if log_q is None else log_q[:size],
+        log_q_negative=log_q,
+        hits=hits,
+        temperature=temperature,
+        weights=weights,
+    )
