@@ -195,7 +195,7 @@ def evaluate(
                 tally.add(queries, relevant, stages)
             advance(min(batch, len(cases.users) - first))
     if not tally.relevant:
-        raise SplitError(f"{test.name}: every wanted item of the test was already in training, so there is nothing to find")
+        raise SplitError(f"{test.name}: every wanted item of the test was seen or disliked before, so there is nothing to find")
     counts = {
         "users": len(cases.users),
         "queries": sum(len(part) for part in tally.relevant),
@@ -226,6 +226,9 @@ class _Cases:
         wanted = np.unique(codes * np.int64(test.n_items) + items)  # an item wanted twice is one target
         owners = np.searchsorted(users, wanted // test.n_items)
         relevant = Ragged(offsets_of(np.bincount(owners, minlength=len(users))), (wanted % test.n_items).astype(np.int32))
+        learnt = funnel.history.queries(users.astype(np.int32)).history
+        if not (~_within(relevant, learnt, test.n_items)).any():
+            raise SplitError(f"{test.name}: every wanted item of the test is in training; evaluate on the held-out half of a split")
         return cls(users.astype(np.int32), positives.times[first], relevant, first.astype(np.int64), positives)
 
     def part(self, funnel: Funnel, start: int, stop: int) -> tuple[Queries, Ragged]:
@@ -235,8 +238,8 @@ class _Cases:
         queries = replace(funnel.history.queries(self.users[rows], self.now[rows] + 1), now=self.now[rows])
         if self.positives.context:
             queries = replace(queries, context=self.positives.events.select(self.positives.context)[self.first[rows]])
-        wanted, n = self.relevant.take(rows), len(funnel.item_ids)
-        free = ~np.isin(wanted.rows * n + wanted.values, queries.blocked.rows * n + queries.blocked.values)
+        wanted = self.relevant.take(rows)
+        free = ~_within(wanted, queries.blocked, len(funnel.item_ids))
         lengths = np.bincount(wanted.rows[free], minlength=len(rows))
         self.dropped_targets += int((~free).sum())
         self.dropped_users += int((lengths == 0).sum())
@@ -455,6 +458,11 @@ def _labels(funnel: Funnel) -> Ragged | None:
     sets = column.fill_null([]).list.drop_nulls().list.unique(maintain_order=True)
     values = sets.explode(empty_as_null=False).cast(pl.String).cast(pl.Categorical).to_physical()
     return Ragged(offsets_of(sets.list.len().to_numpy().astype(np.int64)), values.to_numpy().astype(np.int32))
+
+
+def _within(values: Ragged, rows: Ragged, n_items: int) -> Bools:
+    """Which of the values are among those of the same row of `rows`."""
+    return np.isin(values.rows * n_items + values.values, rows.rows * n_items + rows.values)
 
 
 def _only(rows: Ragged, keep: Bools) -> Ragged:
