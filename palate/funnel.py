@@ -32,7 +32,7 @@ from palate.progress import Steps
 from palate.rank.base import Examples, Ranker
 from palate.rank.calibrate import Calibrator
 from palate.rerank.base import Reranker
-from palate.rerank.constraints import allowed
+from palate.rerank.rules import allowed
 from palate.retrieve.base import Retriever
 from palate.retrieve.merge import merge
 from palate.types import (

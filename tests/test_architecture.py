@@ -16,7 +16,7 @@ PACKAGE = ROOT / "palate"
 
 # Rooms from the top of the house down. A room imports only from lines above its own; rooms on one line are blind to each other.
 ORDER: list[tuple[str, ...]] = [
-    ("errors",),
+    ("errors", "recipes"),
     ("types", "progress"),
     ("config",),
     ("data", "nn", "losses", "sampling", "metrics"),

@@ -33,7 +33,7 @@ def trained(shared_small_files: Path) -> Path:
 def test_evaluate_prints_one_json_object(trained: Path) -> None:
     done = palate("evaluate", "bundle", "--json", cwd=trained)
     result = json.loads(done.stdout)
-    assert list(result["stages"])[0] == "popular"
+    assert next(iter(result["stages"])) == "popular"
     assert {"popular", "ease", "merged", "funnel"} <= result["stages"].keys()
     assert 0 < result["stages"]["ease"]["ndcg@10"] <= 1
     assert {"auc", "logloss"} <= result["ranker"].keys()
