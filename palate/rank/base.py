@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
 
 from palate import config
-from palate.features.encode import Encoder
-from palate.types import Bools, Candidates, Floats, Queries, Run
+from palate.types import Bools, Candidates, DataError, Floats, Ints, Longs, Queries, Run
+
+if TYPE_CHECKING:
+    from palate.features.encode import Encoder
 
 
 @dataclass(frozen=True)
 class Examples:
     """Labelled candidates: what the retrievers really brought, and what happened afterwards.
 
-    queries: Q queries as of the cut. candidates: [Q, K]. labels: float32 [Q, K, T], one column a task.
+    queries: Q queries as of the cut. candidates: [Q, K]. labels: float32 [Q, K, T], one column a task; NaN where it is unknown.
     validation: bool [Q], queries held back for early stopping and calibration.
     """
 
@@ -28,7 +33,11 @@ class Examples:
 
 
 class Ranker(config.Component, ABC):
-    """Scores candidates. `fit` keeps the encoder of its examples; `score` encodes with it."""
+    """Scores candidates, each on its own: neither the order of a list nor its company changes a score.
+
+    `fit` remembers what it needs of the encoder's inputs, `score` is given an encoder with the same inputs (after a refit of the
+    retrievers it may stand on a newer history).
+    """
 
     class Config(config.Config):
         """name: what tables call it (default: its file's name)."""
@@ -44,3 +53,68 @@ class Ranker(config.Component, ABC):
     @abstractmethod
     def score(self, queries: Queries, candidates: Candidates, encoder: Encoder) -> Floats:
         """Scores [B, K, T], one column a task; larger is better; -inf where there is no candidate."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """R (query, candidate) pairs: pair `r` is item `items[r]`, at place `places[r]` of the list of query `rows[r]`."""
+
+    rows: Longs
+    places: Longs
+    items: Ints
+
+    @classmethod
+    def of(cls, candidates: Candidates, keep: Bools | None = None) -> Pairs:
+        """Every candidate there is, list after list. keep: bool [B, K], only these."""
+        rows, places = np.nonzero(candidates.present if keep is None else candidates.present & keep)
+        return cls(rows, places, candidates.items[rows, places])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, which: Longs | slice) -> Pairs:
+        """Some of the pairs, in the given order."""
+        return Pairs(self.rows[which], self.places[which], self.items[which])
+
+    def blocks(self, size: int) -> Iterator[tuple[slice, Pairs]]:
+        """All pairs, at most `size` at a time, so that memory does not grow with the number of candidates."""
+        for start in range(0, len(self), size):
+            part = slice(start, min(start + size, len(self)))
+            yield part, self.take(part)
+
+
+def candidate_features(candidates: Candidates, names: Sequence[str], pairs: Pairs) -> Floats:
+    """What the retrievers said about each pair (`ease.score`, `ease.rank`, ...): float32 [R, C], NaN where one did not bring the item."""
+    columns = np.empty((len(pairs), len(names)), dtype=np.float32)
+    for place, name in enumerate(names):
+        if name not in candidates.features:
+            have = ", ".join(candidates.features) or "none"
+            raise DataError(
+                f"rank: the candidates lack the feature {name!r} that the ranker learnt from (they have {have}); use the same retrievers"
+            )
+        columns[:, place] = candidates.features[name][pairs.rows, pairs.places]
+    return columns
+
+
+def training_pairs(examples: Examples, negatives: int | None, seed: int) -> tuple[Pairs, Floats]:
+    """The pairs of the training queries, and their weights [R]: all positives, and at most `negatives` others of each query.
+
+    A pair is positive if any of its labels is above 0. The kept negatives of a query are drawn uniformly without replacement and weigh
+    (negatives there were) / (negatives kept), so that sums over them are unbiased and probabilities need no correction afterwards.
+    """
+    training = ~examples.validation
+    pairs = Pairs.of(examples.candidates, np.broadcast_to(training[:, None], examples.candidates.items.shape))
+    if not len(pairs):
+        raise DataError("rank: no candidate to learn from; the training queries have empty lists")
+    weights = np.ones(len(pairs), dtype=np.float32)
+    if negatives is None:
+        return pairs, weights
+    negative = np.flatnonzero(~(examples.labels[pairs.rows, pairs.places] > 0).any(axis=1))
+    drawn = negative[np.lexsort((np.random.default_rng(seed).random(len(negative)), pairs.rows[negative]))]
+    there = np.bincount(pairs.rows[drawn], minlength=len(examples.queries))
+    place = np.arange(len(drawn)) - np.repeat(np.cumsum(there) - there, there)  # of each negative in its query, in drawn order
+    weights[negative] = np.maximum(there / np.maximum(np.minimum(there, negatives), 1), 1)[pairs.rows[negative]]
+    keep = np.ones(len(pairs), dtype=np.bool_)
+    keep[drawn[place >= negatives]] = False
+    kept = np.flatnonzero(keep)
+    return pairs.take(kept), weights[kept]

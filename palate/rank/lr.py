@@ -1,0 +1,49 @@
+"""Logistic regression over all features: the plain baseline that every click model is measured against."""
+
+from __future__ import annotations
+
+import pydantic
+from torch import Tensor, nn
+
+from palate.config import Training
+from palate.nn.embedding import Embeddings
+from palate.rank.neural import Embed, NeuralRanker
+from palate.types import Batch, Inputs
+
+
+class LogisticRegression(nn.Module):
+    """One weight an id and a dense column, for each task:
+
+        logit_t = b_t + <w_t, dense> + sum_f mean_{i in bag f} v_t[f, i]
+
+    Richardson, Dominowska and Ragno 2007, "Predicting Clicks: Estimating the Click-Through Rate for New Ads", section 4.1, equation 2;
+    McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches", section 3, for sparse ids. The weights of ids are
+    embeddings of width T; all start at zero, for the loss is convex. (Bags pool as their input says.)
+    """
+
+    def __init__(self, inputs: Inputs, embeddings: Embeddings) -> None:
+        super().__init__()
+        self.embeddings = embeddings
+        self.dense = nn.Linear(len(inputs.dense), len(inputs.tasks))
+        nn.init.zeros_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Batch -> logits [B, T]."""
+        logits: Tensor = self.dense(batch.dense) + self.embeddings(batch.sparse).sum(dim=1)
+        return logits
+
+
+class LR(NeuralRanker):
+    """Logistic regression. It knows no interaction: what two features mean together must be a feature (`Crossed`, a counter)."""
+
+    class Config(NeuralRanker.Config):
+        """width is not used: the tables have one column a task."""
+
+        width: int = pydantic.Field(1, ge=1, le=1)
+        train: Training = Training(epochs=10, batch_size=1024, lr=1e-2, sparse_lr=0.1, patience=2, monitor="logloss")
+
+    config: Config
+
+    def network(self, inputs: Inputs, embed: Embed) -> nn.Module:
+        return LogisticRegression(inputs, embed(len(inputs.tasks), init="normal", std=0.0))
