@@ -68,13 +68,12 @@ class EASE(Retriever):
         return self
 
     def _fit_over_users(self, x: sparse.csr_matrix) -> None:
-        self.x = x
-        inverse = _inverse(gram(x.T.tocsr(), np.float64), self.config.l2)
+        self.columns = x.T.tocsr()
+        inverse = _inverse(gram(self.columns, np.float64), self.config.l2)
         d = np.empty(x.shape[1])
         size = max(1, (1 << 23) // max(x.shape[0], 1))
-        columns = x.T.tocsr()
         for start in range(0, len(d), size):
-            part = columns[start : start + size]
+            part = self.columns[start : start + size]
             d[start : start + size] = np.asarray(part.multiply(part @ inverse).sum(axis=1)).ravel()
         self.d: Floats = d.astype(np.float32)
         self.inverse: Floats = inverse.astype(np.float32)
@@ -101,8 +100,8 @@ class EASE(Retriever):
         if not self.over_users:
             product = known @ self.weights
             return product.toarray() if sparse.issparse(product) else product
-        likeness = (known @ self.x.T).toarray() @ self.inverse
-        scores = np.asarray((self.x.T @ likeness.T).T)
+        likeness = (known @ self.columns).toarray() @ self.inverse
+        scores = np.asarray((self.columns @ likeness.T).T)
         own = known.tocoo()
         scores[own.row, own.col] -= own.data * self.d[own.col]
         scores /= 1 - self.d
@@ -114,13 +113,13 @@ class EASE(Retriever):
     def because(self, queries: Queries, items: Ints) -> Ints | None:
         return strongest(self._known(queries), items, self._weight)
 
-    def _weight(self, history: Ints, items: Ints) -> Floats:
+    def _weight(self, row: int, history: Ints, items: Ints) -> Floats:
         """The weights B_ij of some items: float32 [L, K], 0 where an item takes no part and on the diagonal."""
         place = np.full(self.n_items, -1)
         place[self.items] = np.arange(len(self.items))
         i, j = place[history], place[items]
         if self.over_users:
-            weights = (self.x[:, i].T @ (self.inverse @ self.x[:, j].toarray())) / (1 - self.d[j])
+            weights = (self.columns[i] @ (self.columns[j] @ self.inverse).T) / (1 - self.d[j])
         else:
             weights = self.weights[i][:, j]
             weights = weights.toarray() if sparse.issparse(weights) else weights
@@ -129,7 +128,7 @@ class EASE(Retriever):
     def state(self) -> State:
         meta = {"n_items": self.n_items, "form": "users" if self.over_users else "items"}
         if self.over_users:
-            arrays = {"x.indptr": self.x.indptr, "x.indices": self.x.indices, "inverse": self.inverse, "d": self.d}
+            arrays = {"columns.indptr": self.columns.indptr, "columns.indices": self.columns.indices, "inverse": self.inverse, "d": self.d}
         elif sparse.issparse(self.weights):
             arrays = {"weights.indptr": self.weights.indptr, "weights.indices": self.weights.indices, "weights.data": self.weights.data}
         else:
@@ -142,8 +141,8 @@ class EASE(Retriever):
         n = len(self.items)
         if self.over_users:
             self.inverse, self.d = arrays["inverse"], arrays["d"]
-            ones = np.ones(len(arrays["x.indices"]), dtype=np.float32)
-            self.x = sparse.csr_matrix((ones, arrays["x.indices"], arrays["x.indptr"]), shape=(len(self.inverse), n))
+            ones = np.ones(len(arrays["columns.indices"]), dtype=np.float32)
+            self.columns = sparse.csr_matrix((ones, arrays["columns.indices"], arrays["columns.indptr"]), shape=(n, len(self.inverse)))
         elif "weights" in arrays:
             self.weights = arrays["weights"]
         else:

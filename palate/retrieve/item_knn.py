@@ -87,7 +87,7 @@ class ItemKNN(Retriever):
         return query_matrix(queries.history, self.neighbours.shape[0], self.config.half_life, self.config.last)
 
     def because(self, queries: Queries, items: Ints) -> Ints | None:
-        return strongest(self._known(queries), items, lambda history, shown: self.neighbours[history][:, shown].toarray())
+        return strongest(self._known(queries), items, lambda _, history, shown: self.neighbours[history][:, shown].toarray())
 
     def state(self) -> State:
         n = self.neighbours

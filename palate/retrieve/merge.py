@@ -86,9 +86,9 @@ def _merge(lists: Sequence[Candidates], k: int) -> Candidates:
     first = 0
     for number, candidates in enumerate(lists):
         stop = first + candidates.items.shape[1]
-        rows, columns = np.nonzero(present & (place >= first) & (place < stop))
-        rank = place[rows, columns] - first
-        groups = group[rows, columns]
+        rows, at = np.nonzero(present & (place >= first) & (place < stop))
+        rank = place[rows, at] - first
+        groups = group[rows, at]
         fused[rows, groups] += 1.0 / (RRF + 1 + rank)
         better = rank < best[rows, groups]
         best[rows[better], groups[better]] = rank[better]

@@ -95,10 +95,10 @@ def query_matrix(history: Ragged, n_items: int, half_life: float | None = None, 
     return history_matrix(history, n_items, weights)
 
 
-def strongest(known: sparse.csr_matrix, items: Ints, weight: Callable[[Ints, Ints], Floats]) -> Ints:
+def strongest(known: sparse.csr_matrix, items: Ints, weight: Callable[[int, Ints, Ints], Floats]) -> Ints:
     """For each item [B, K] the history item with the largest positive contribution; NOTHING where none is positive.
 
-    known: weighted histories [B, N]. weight: codes of a history [L] and of items [K] -> how much each speaks for each, [L, K].
+    known: weighted histories [B, N]. weight: row, codes of its history [L] and of items [K] -> how much each speaks for each, [L, K].
     """
     speaks = np.full(items.shape, NOTHING, dtype=np.int32)
     for row in range(len(items)):
@@ -107,7 +107,7 @@ def strongest(known: sparse.csr_matrix, items: Ints, weight: Callable[[Ints, Int
         if not len(places) or not len(codes):
             continue
         data = known.data[known.indptr[row] : known.indptr[row + 1]]
-        given = weight(codes, items[row, places]) * data[:, None]
+        given = weight(row, codes, items[row, places]) * data[:, None]
         most = given.argmax(axis=0)
         speaks[row, places] = np.where(given[most, np.arange(len(places))] > 0, codes[most], NOTHING)
     return speaks
