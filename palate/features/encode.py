@@ -60,6 +60,7 @@ class Encoder:
         self._fitted = dict(fitted)
         self._tables = dict(tables)
         self._hashes = dict(hashes)
+        self._matrices: dict[str, Any] = {}
         self._by_name = {feature.name: feature for feature in features.features}
         self._ids = next((f.name for f in features.features if isinstance(f, Categorical) and f.source == "item"), None)
         self._inputs: dict[Side, Inputs] = {side: self._inputs_of(side) for side in ("all", "user", "item")}
@@ -239,7 +240,9 @@ class Encoder:
             assert vocabulary is not None
             bags = self._tables[feature.name]
             assert isinstance(bags, Ragged)
-            return transform.affinity(history, bags, vocabulary.rows, rows, items)
+            if feature.name not in self._matrices:
+                self._matrices[feature.name] = transform.bag_matrix(bags, vocabulary.rows)
+            return transform.affinity(history, bags, self._matrices[feature.name], rows, items)
         now = queries.now[rows]
         if feature.of == "item_age":
             age = now - self.history.item_first(items)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from palate.features.spec import Bag, Base, Categorical, Counter, FeatureSet, Numeric, Sequence, Source, Vector
 from palate.features.transform import Doubles, Moments, log_square
 from palate.features.vocab import Buckets, Counts, Vocabulary
-from palate.types import DataError
+from palate.types import ConfigError, DataError
 
 Part = Literal["ids", "user", "item", "context"]
 
@@ -39,6 +39,10 @@ class Summary:
     def partial_fit(self, values: pl.Series) -> Summary:
         """Adds a chunk of its column."""
         feature = self.feature
+        if isinstance(values.dtype, pl.List | pl.Array) and isinstance(feature, Categorical | Numeric):
+            raise ConfigError(f"features.{feature.name}: {feature.source!r} holds lists; use the kind bag or vector")
+        if isinstance(feature, Bag | Vector | Counter):
+            values = as_lists(values, feature.name)
         if isinstance(feature, Numeric):
             if feature.transform == "standardise":
                 self.moments.partial_fit(numbers(values, feature.name))
@@ -51,8 +55,7 @@ class Summary:
         return self
 
     def _measure(self, values: pl.Series) -> None:
-        lists = as_lists(values, self.feature.name)
-        for width in lists.drop_nulls().list.len().unique().sort():
+        for width in values.drop_nulls().list.len().unique().sort():
             self._agree(int(width))
 
     def _agree(self, width: int) -> None:
