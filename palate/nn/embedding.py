@@ -82,7 +82,11 @@ class Embeddings(nn.Module):
             configs = [
                 # Always SUM: means are taken from the lengths in `forward`, so that features of one table may pool differently.
                 EmbeddingBagConfig(
-                    name=table, num_embeddings=self.table_rows[table], embedding_dim=width, feature_names=names, pooling=PoolingType.SUM
+                    name=_module(table),
+                    num_embeddings=self.table_rows[table],
+                    embedding_dim=width,
+                    feature_names=names,
+                    pooling=PoolingType.SUM,
                 )
                 for table, names in features_of.items()
             ]
@@ -106,7 +110,7 @@ class Embeddings(nn.Module):
         if self.collection is None:
             return {}
         parameters = dict(self.collection.named_parameters())
-        return {table: parameters[f"embedding_bags.{table}.weight"] for table in self.table_rows}
+        return {table: parameters[f"embedding_bags.{_module(table)}.weight"] for table in self.table_rows}
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         """KeyedJaggedTensor with (at least) the features' keys -> [B, F, D], float32.
@@ -179,6 +183,11 @@ class Embeddings(nn.Module):
         for name, buffer in self._buffers.items():
             self._buffers[name] = None if buffer is None else fn(buffer)
         return self
+
+
+def _module(table: str) -> str:
+    """The name that the collection gives a table. Tables are named after columns (`item.genres`), modules may hold no dot."""
+    return table.replace(".", "/")
 
 
 def _table_rows(inputs: Inputs) -> dict[str, int]:

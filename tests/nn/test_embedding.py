@@ -115,3 +115,10 @@ def test_errors(training: Training) -> None:
 def test_fused_tables_stay_float32() -> None:
     with pytest.raises(PalateError, match="float32"):
         Embeddings(INPUTS, 4, FUSED).double()
+
+
+@pytest.mark.parametrize("sparse", ["rowwise_adagrad", "dense"])
+def test_tables_may_be_named_after_columns(sparse):
+    embeddings = Embeddings(Inputs(sparse=(SparseInput("item.genres", "item.genres", 5),)), 4, Training(sparse=sparse))
+    assert list(embeddings.tables()) == ["item.genres"]
+    assert embeddings.tables()["item.genres"].shape == (5, 4)
