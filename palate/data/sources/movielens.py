@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import polars as pl
 
-from palate.data.gate import build
+from palate.data.gate import Columns, build
 from palate.types import DataError, Log
 
 PACKAGED = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
@@ -33,12 +33,10 @@ def load(which: Literal["small", "100k", "1m", "20m"] = "small", *, unrated: boo
         movies = movies.join(ratings.select("item").unique(), on="item", how="semi")
     return build(
         ratings,
+        Columns(time="timestamp", value="rating", only_kind="rating"),
         items=movie_table(movies.sort("item")),
-        time="timestamp",
-        value="rating",
         name="movielens-small",
         checksum=checksum,
-        only_kind="rating",
     )
 
 
