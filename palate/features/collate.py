@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,35 +11,39 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from palate.features.encode import Encoded
-from palate.types import Batch, Floats
+from palate.types import Batch, DataError, Floats
 
 
 def collate(
     encoded: Encoded,
     labels: Floats | None = None,
     weights: Floats | None = None,
-    extra: Mapping[str, npt.NDArray[np.generic]] | None = None,
+    extra: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Batch:
     """Encoded rows as tensors: dense [R, F], sparse with the keys in the order of `encoded.inputs`, labels [R, T], weights [R].
 
     labels: [R] or [R, T]; None gives zeros [R, 1]. weights: None gives ones. extra: arrays [R, ...]. Ids become int64, lengths int32.
     """
     rows = len(encoded)
+    for name, values in {"labels": labels, "weights": weights, **(extra or {})}.items():
+        if values is not None and len(values) != rows:
+            raise DataError(f"collate: {name} has {len(values)} rows, the features have {rows} rows")
     keys = [sparse.name for sparse in encoded.inputs.sparse]
-    columns = [encoded.sparse[key] for key in keys]
-    values = np.concatenate([column.values for column in columns]) if columns else np.zeros(0)
-    lengths = np.concatenate([column.lengths for column in columns]) if columns else np.zeros(0)
-    if labels is None:
-        labels = np.zeros((rows, 1), dtype=np.float32)
+    # Filling one array that becomes the tensor's own saves a copy of all ids.
+    ids = torch.empty(sum(len(encoded.sparse[key].values) for key in keys), dtype=torch.int64)
+    lengths = torch.empty(len(keys) * rows, dtype=torch.int32)
+    if keys:
+        np.concatenate([encoded.sparse[key].values for key in keys], out=ids.numpy())
+        np.concatenate([encoded.sparse[key].lengths for key in keys], out=lengths.numpy(), casting="same_kind")
     return Batch(
-        dense=torch.from_numpy(np.ascontiguousarray(encoded.dense, dtype=np.float32)),
-        sparse=KeyedJaggedTensor(
-            keys=keys,
-            values=torch.from_numpy(values.astype(np.int64)),
-            lengths=torch.from_numpy(lengths.astype(np.int32)),
-            stride=rows,
-        ),
-        labels=torch.from_numpy(np.array(labels, dtype=np.float32).reshape(rows, -1)),
-        weights=torch.ones(rows) if weights is None else torch.from_numpy(np.array(weights, dtype=np.float32)),
-        extra={name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in (extra or {}).items()},
+        dense=_tensor(encoded.dense, np.float32),
+        sparse=KeyedJaggedTensor(keys=keys, values=ids, lengths=lengths, stride=rows),
+        labels=torch.zeros(rows, 1) if labels is None else _tensor(labels, np.float32).reshape(rows, -1 if rows else 1),
+        weights=torch.ones(rows) if weights is None else _tensor(weights, np.float32),
+        extra={name: _tensor(values) for name, values in (extra or {}).items()},
     )
+
+
+def _tensor(values: npt.NDArray[Any], dtype: npt.DTypeLike | None = None) -> torch.Tensor:
+    """A tensor over the array where it can be, over a copy where it must (another type, scattered, or read-only)."""
+    return torch.from_numpy(np.require(values, dtype=dtype, requirements=["C", "W"]))

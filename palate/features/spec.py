@@ -173,7 +173,7 @@ class Counter(Base):
 
     @property
     def sources(self) -> tuple[str, ...]:
-        return (self.source or self.reads[self.of],)
+        return (self.source or self.reads.get(self.of, "item"),)
 
     @property
     def side(self) -> Literal["user", "item", "pair"]:
