@@ -13,7 +13,7 @@ from palate.nn.dot import Dot
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP
 from palate.rank.neural import Embed, NeuralRanker
-from palate.types import Batch, Inputs
+from palate.types import Batch, ConfigError, Inputs
 
 Layers = tuple[pydantic.PositiveInt, ...]
 
@@ -51,6 +51,8 @@ class DLRMNetwork(nn.Module):
             joint = vectors * width
         else:
             joint = Dot.width(vectors) + (width if self.bottom is not None else 0)
+        if joint == 0:
+            raise ConfigError('dlrm: one vector has no products; give it another feature, or interaction = "cat"')
         self.top = MLP(joint, top, dropout=dropout, batch_norm=batch_norm, out=len(inputs.tasks))
 
     def forward(self, batch: Batch) -> Tensor:

@@ -18,7 +18,8 @@ class LogisticRegression(nn.Module):
 
     Richardson, Dominowska and Ragno 2007, "Predicting Clicks: Estimating the Click-Through Rate for New Ads", section 4.1, equation 2;
     McMahan et al. 2013, "Ad Click Prediction: a View from the Trenches", section 3, for sparse ids. The weights of ids are
-    embeddings of width T; all start at zero, for the loss is convex. (Bags pool as their input says.)
+    embeddings of width T; all start at zero, for the loss is convex. (Bags pool as their input says.) Where the kernels need wider tables,
+    the columns after the first T stay zero.
     """
 
     def __init__(self, inputs: Inputs, embeddings: Embeddings) -> None:
@@ -30,20 +31,25 @@ class LogisticRegression(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch -> logits [B, T]."""
-        logits: Tensor = self.dense(batch.dense) + self.embeddings(batch.sparse).sum(dim=1)
-        return logits
+        logits: Tensor = self.dense(batch.dense)
+        return logits + self.embeddings(batch.sparse)[:, :, : logits.shape[1]].sum(dim=1)
 
 
 class LR(NeuralRanker):
     """Logistic regression. It knows no interaction: what two features mean together must be a feature (`Crossed`, a counter)."""
 
     class Config(NeuralRanker.Config):
-        """width is not used: the tables have one column a task."""
+        """width: always 1, a weight an id (and task).
+
+        train: each weight has a rate of its own, by Adagrad, as in McMahan et al. 2013, section 3.1.
+        """
 
         width: int = pydantic.Field(1, ge=1, le=1)
-        train: Training = Training(epochs=10, batch_size=1024, lr=1e-2, sparse_lr=0.1, patience=2, monitor="logloss")
+        train: Training = Training(epochs=10, sparse="adagrad", sparse_lr=0.1, lr=1e-2, patience=2, monitor="logloss")
 
     config: Config
 
     def network(self, inputs: Inputs, embed: Embed) -> nn.Module:
-        return LogisticRegression(inputs, embed(len(inputs.tasks), init="normal", std=0.0))
+        tasks = len(inputs.tasks)
+        wide = tasks if self.config.train.sparse == "dense" else -(-tasks // 4) * 4  # FBGEMM's kernels take multiples of 4
+        return LogisticRegression(inputs, embed(wide, init="normal", std=0.0))

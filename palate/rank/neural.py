@@ -102,6 +102,8 @@ class NeuralRanker(Ranker):
             return _quality(self._score(model, held_queries, held_candidates, examples.encoder), held_labels, self.inputs.tasks)
 
         training = self.config.train
+        if not len(held):  # nothing to stop by: the training loss would only say "go on"
+            training = training.model_copy(update={"monitor": "loss", "patience": None})
         # A batch of one row has no deviation, which batch normalisation needs; the odd row has its turn in another epoch.
         loader = Loader(len(pairs), make, training.batch_size, seed=run.seed, drop_last=len(pairs) % training.batch_size == 1 < len(pairs))
         self.curves = run.train(self.model, loader, step, training, name=self.name, run=run, validate=validate if len(held) else None)
@@ -114,6 +116,8 @@ class NeuralRanker(Ranker):
         return self._score(self.model, queries, candidates, encoder)
 
     def _embed(self, width: int, **init: Any) -> Embeddings:
+        if width % 4 and self.config.train.sparse != "dense":
+            raise ConfigError(f'{self.name}.width: fused tables take multiples of 4, got {width}; or set train.sparse = "dense"')
         return Embeddings(self.inputs, width, self.config.train, **init)
 
     def _learn_scale(self, examples: Examples, pairs: Pairs, labels: Floats, weights: Floats) -> None:
