@@ -115,7 +115,7 @@ class Evaluation:
         if row is None:
             return first
         amount = f"{abs(row.difference):.4f} {'above' if row.low > 0 else 'below'}" if row.clear else "not clearly different from"
-        value, interval = self.stages["funnel"][f"ndcg@{at}"], f"95 % interval {row.low:+.4f} to {row.high:+.4f}"
+        value, interval = self.stages["funnel"][f"ndcg@{at}"], f"95% interval {row.low:+.4f} to {row.high:+.4f}"
         return f"{first} nDCG@{at} is {value:.4f}, {amount} that of the best single retriever, {best} ({interval})."
 
     def table(self) -> Table:
