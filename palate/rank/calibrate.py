@@ -107,11 +107,11 @@ def _platt(s: Doubles, y: Doubles, w: Doubles) -> dict[str, Doubles]:
         bend = w * p * (1.0 - p)
         hessian = np.array([[bend @ (f * f), bend @ f], [bend @ f, bend.sum()]]) + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, slope)
+        if slope @ step <= 1e-12 * w.sum():  # half of it is what a row can still gain
+            break
         size = 1.0
         while size > 1e-10 and loss(at - size * step) > loss(at) - 1e-4 * size * float(slope @ step):
             size /= 2
-        if size <= 1e-10 or np.abs(step).max() < 1e-12:
-            break
         at = at - size * step
     if at[0] <= 0.0 or spread == 0.0:  # worse than chance: the best rising curve is flat
         return {"parameters": np.array([0.0, logit(np.average(targets, weights=w))])}
