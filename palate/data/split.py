@@ -51,7 +51,7 @@ def split(
         users with one session are not tested), "random" (fraction, default 0.1; seed).
     Events of equal time are taken in log order.
 
-    Raises SplitError if a part would be empty, a setting does not belong to the split, or the split would leak. Cost: linear, but for one sort.
+    Raises SplitError if a part would be empty, a setting does not belong to the split, or the split would leak. Cost: one sort.
 
     >>> import polars as pl
     >>> from palate.data.log import read
