@@ -8,24 +8,26 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
+from torchrec.optim import RowWiseAdagrad
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from palate.config import Training
 from palate.types import ConfigError, DataError, Inputs, PalateError
 
-# torch.fx warns while torchrec is imported; that import is ours, the warning is nobody's to mend.
-_fx_log = logging.getLogger("torch.fx._symbolic_trace")
-_fx_level = _fx_log.level
-_fx_log.setLevel(logging.ERROR)
-try:
-    from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
-    from torchrec.modules.embedding_modules import EmbeddingBagCollection
-    from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
-    from torchrec.optim import RowWiseAdagrad
-    from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-finally:
-    _fx_log.setLevel(_fx_level)
-
 PAD = 0
+
+
+class _TracingAdvice(logging.Filter):
+    """torchrec asks torch.fx a question on its first batch, and torch.fx prints advice about it that nobody here can follow."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith("is_fx_tracing will return true")
+
+
+logging.getLogger("torch.fx._symbolic_trace").addFilter(_TracingAdvice())
 
 
 class Embeddings(nn.Module):

@@ -75,6 +75,12 @@ class Optimizers:
                 group["lr"] = self._rate(self.training.sparse_lr, factor)
             optimizer.step()  # hands the rate to the kernel; fused optimisers do nothing else here
 
+    @property
+    def rate(self) -> float:
+        """The learning rate of the dense part as it stands."""
+        groups = self.dense.param_groups if self.dense is not None else []
+        return float(groups[0]["lr"]) if groups else math.nan
+
     def _rate(self, base: float, factor: float) -> float:
         return max(base * self.scale, min(base, LOWEST)) * factor
 
