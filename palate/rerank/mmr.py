@@ -133,9 +133,8 @@ def _features(column: pl.Series) -> tuple[Literal["jaccard", "equal", "cosine"],
     inner = getattr(column.dtype, "inner", None)
     if inner is not None and inner.is_numeric():
         lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
-        width = lengths.drop_nulls().max()
         if column.null_count() or lengths.n_unique() > 1:
-            raise ConfigError(f"mmr.column: the vectors of {column.name!r} are not all there or not all of length {width}")
+            raise ConfigError(f"mmr.column: the vectors of {column.name!r} are not all there or not all of one length")
         return "cosine", _unit(column.explode().to_numpy().reshape(len(column), -1))
     if inner is not None:
         return "jaccard", _bits(column)

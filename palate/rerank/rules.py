@@ -17,7 +17,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +45,9 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,
 }
 
+_DEPTH = 50
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def allowed(items: pl.DataFrame, rules: Sequence[str]) -> Bools:
     """Which items pass all the rules: bool [N]. Errors (ConfigError) name the rule, the place, and the nearest column."""
@@ -67,6 +70,7 @@ class _Parser:
         self.rule, self.items = rule, items
         self.tokens = self._tokens()
         self.next = 0
+        self.depth = 0
 
     def mask(self) -> Bools:
         keep = self._any()
@@ -112,6 +116,14 @@ class _Parser:
         return keep
 
     def _one(self) -> Bools:
+        self.depth += 1
+        if self.depth > _DEPTH:
+            raise self._error(f"more than {_DEPTH} brackets and `not` within each other", self._peek())
+        keep = self._nested()
+        self.depth -= 1
+        return keep
+
+    def _nested(self) -> Bools:
         if self._word("not"):
             return ~self._one()
         if self._peek().text == "(" and self._peek().kind == "bracket":
@@ -139,8 +151,9 @@ class _Parser:
         if sign.text.lower() == "has":
             raise self._error(f"{column} is no list column; use ==", sign)
         literal = self._literal(value, series.dtype, column)
-        # Compared with a one-row column, so that polars converts (an Enum to text, say) just as between columns.
-        result = _COMPARE[sign.text](series.cast(pl.String) if isinstance(literal, str) else series, literal)
+        if series.dtype == pl.Boolean and sign.text not in ("==", "!="):
+            raise self._error(f"{column} holds true or false; use == or !=", sign)
+        result = _COMPARE[sign.text](_comparable(series, literal), literal)
         keep: Bools = result.fill_null(sign.text == "!=").to_numpy()
         return keep
 
@@ -151,7 +164,8 @@ class _Parser:
         if not (inner.is_numeric() or inner in (pl.String, pl.Boolean) or isinstance(inner, (pl.Enum, pl.Categorical))):
             raise self._error(f"{name.text} is a list of {inner}, which rules cannot look into", name)
         literal = self._literal(value, inner, name.text)
-        lists = series.cast(pl.List(pl.String)) if isinstance(literal, str) else series.cast(pl.List(inner))
+        kind = pl.String if isinstance(literal, str) else pl.Boolean if isinstance(literal, bool) else pl.Float64
+        lists, literal = series.cast(pl.List(kind)), literal if kind != pl.Float64 else float(literal)
         present: Bools = lists.list.contains(literal).fill_null(False).to_numpy()
         return ~present if sign.text == "!=" else present
 
@@ -162,12 +176,12 @@ class _Parser:
             text = re.sub(r"\\(.)", r"\1", token.text[1:-1])
             if textual:
                 return text
-            if dtype.is_temporal():
-                return self._moment(text, dtype, token)
+            if dtype == pl.Date or isinstance(dtype, pl.Datetime):
+                return self._moment(text, token)
             raise self._error(f"{column} holds {_plainly(dtype)}, not text", token)
         if token.kind == "number":
             if dtype.is_numeric():
-                return int(token.text) if re.fullmatch(r"[+-]?\d+", token.text) else float(token.text)
+                return int(token.text) if re.fullmatch(r"[+-]?\d{1,18}", token.text) else float(token.text)
             raise self._error(f'{column} holds {_plainly(dtype)}; put text and dates in "quotes"', token)
         if token.text.lower() in ("true", "false"):
             if dtype == pl.Boolean:
@@ -175,20 +189,28 @@ class _Parser:
             raise self._error(f"{column} holds {_plainly(dtype)}, not true or false", token)
         raise self._error('expected a value: "text", a number, true or false', token)
 
-    def _moment(self, text: str, dtype: pl.DataType, token: _Token) -> Any:
+    def _moment(self, text: str, token: _Token) -> int:
+        """Microseconds since 1970; without a zone it is UTC, a date is its midnight."""
         try:
             moment = datetime.fromisoformat(text)
         except ValueError:
             raise self._error("not a date such as 1999-12-31", token) from None
-        if dtype == pl.Date:
-            return moment.date()
-        zone = getattr(dtype, "time_zone", None)
-        if zone is None:
-            return moment.replace(tzinfo=None)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
 
     def _error(self, message: str, token: _Token) -> ConfigError:
         return ConfigError(f"rule {self.rule!r}, place {token.at + 1} ({token.text}): {message}")
+
+
+def _comparable(series: pl.Series, literal: Any) -> pl.Series:
+    """The column in the type of the literal: text, microseconds, true or false, whole or other numbers."""
+    if isinstance(literal, str):
+        return series.cast(pl.String)
+    if series.dtype.is_temporal():
+        return series.cast(pl.Datetime("us", getattr(series.dtype, "time_zone", None))).to_physical()
+    if series.dtype == pl.Boolean:
+        return series
+    whole = isinstance(literal, int) and series.dtype.is_integer() and series.dtype not in (pl.UInt64, pl.Int128)
+    return series.cast(pl.Int64 if whole else pl.Float64)
 
 
 def _plainly(dtype: pl.DataType) -> str:
@@ -196,7 +218,9 @@ def _plainly(dtype: pl.DataType) -> str:
         return "numbers"
     if dtype.is_temporal():
         return "dates"
-    return "true or false" if dtype == pl.Boolean else "text"
+    if dtype == pl.String or isinstance(dtype, (pl.Enum, pl.Categorical)):
+        return "text"
+    return "true or false" if dtype == pl.Boolean else str(dtype)
 
 
 def _hint(rule: str, at: int) -> str:

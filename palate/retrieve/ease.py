@@ -153,6 +153,8 @@ class EASE(Retriever):
 
 def _inverse(matrix: npt.NDArray[Any], l2: float) -> npt.NDArray[Any]:
     """`(matrix + l2 I)^-1` of a symmetric matrix, by Cholesky, in place. Cost: n^3 multiply-adds."""
+    if not len(matrix):
+        return matrix
     matrix[np.diag_indices_from(matrix)] += l2
     double = matrix.dtype == np.float64
     factor, failed = (lapack.dpotrf if double else lapack.spotrf)(matrix.T, lower=1, clean=0, overwrite_a=1)

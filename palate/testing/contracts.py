@@ -1,0 +1,366 @@
+"""What every retriever and reranker must do, as pytest classes to inherit. Needs pytest; nothing else of Palate imports this.
+
+class TestEASE(RetrieverContract):
+    def make(self) -> EASE:
+        return EASE(l2=10)
+
+The contract checks the plumbing (shapes, masks, determinism, saving); that the formula is the paper's is for each model's own tests
+to show, on numbers worked out by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import pytest
+
+from palate.rerank.base import Reranker
+from palate.retrieve.base import Retriever
+from palate.retrieve.popular import Popular
+from palate.types import NOBODY, NOTHING, Candidates, ConfigError, Log, Queries, Ragged, Run, State
+
+DAY = 86_400_000_000
+
+
+def log_of(
+    events: Sequence[tuple[int, int]],
+    n_users: int | None = None,
+    n_items: int | None = None,
+    items: pl.DataFrame | None = None,
+    times: Sequence[int] | None = None,
+) -> Log:
+    """A log from (user code, item code) pairs, one a day unless times (microseconds) are given. Ids are `u0`, `i0` and so on."""
+    n_users = n_users if n_users is not None else 1 + max((user for user, _ in events), default=-1)
+    n_items = n_items if n_items is not None else 1 + max((item for _, item in events), default=-1)
+    users, codes = [f"u{code}" for code in range(n_users)], [f"i{code}" for code in range(n_items)]
+    frame = pl.DataFrame(
+        {
+            "user": pl.Series([users[user] for user, _ in events], dtype=pl.Enum(users)),
+            "item": pl.Series([codes[item] for _, item in events], dtype=pl.Enum(codes)),
+            "time": pl.Series(list(times) if times is not None else [DAY * day for day in range(len(events))], dtype=pl.Int64),
+            "kind": pl.Series(["want"] * len(events), dtype=pl.Enum(["want"])),
+            "value": pl.Series([None] * len(events), dtype=pl.Float32),
+        }
+    ).with_columns(pl.col("time").cast(pl.Datetime("us", "UTC")))
+    table = pl.DataFrame({"item": codes}) if items is None else items
+    return Log(frame, pl.DataFrame({"user": users}), table, name="by hand", positive=("want",))
+
+
+def queries_of(
+    histories: Sequence[Sequence[int]], users: Sequence[int] | None = None, blocked: Sequence[Sequence[int]] | None = None
+) -> Queries:
+    """Queries from item codes, oldest first, one a day; nobody's unless users are given; the history is blocked unless `blocked` is."""
+    history = Ragged.of(histories)
+    return Queries(
+        users=np.full(len(histories), NOBODY, dtype=np.int32) if users is None else np.array(users, dtype=np.int32),
+        history=history,
+        times=np.concatenate([DAY * np.arange(n, dtype=np.int64) for n in [0, *history.lengths]]),
+        now=DAY * (history.lengths + 1),
+        blocked=history if blocked is None else Ragged.of(blocked),
+    )
+
+
+def clustered(seed: int = 0, users: int = 120, items: int = 60, clusters: int = 4, events: int = 13) -> tuple[Log, Queries, np.ndarray]:
+    """People who want one kind of item nine times in ten, none twice: the log without their last events, their queries, the last items.
+
+    Item i is of genre `g{i % clusters}`; within a genre low codes are wanted more.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[list[int]] = []
+    for user in range(users):
+        own = np.arange(items) % clusters == user % clusters
+        weight = np.where(own, 0.9 / own.sum(), 0.1 / (~own).sum()) / (1 + np.arange(items) // clusters) ** 0.3
+        rows.append(rng.choice(items, events, replace=False, p=weight / weight.sum()).tolist())
+    pairs = [(user, rows[user][place]) for place in range(events - 1) for user in range(users)]
+    table = pl.DataFrame(
+        {
+            "item": [f"i{code}" for code in range(items)],
+            "genres": [[f"g{code % clusters}"] + (["common"] if code % 3 == 0 else []) for code in range(items)],
+            "year": [1980 + code % 40 for code in range(items)],
+        }
+    )
+    queries = queries_of([row[:-1] for row in rows], users=range(users))
+    return log_of(pairs, users, items, table), queries, np.array([row[-1] for row in rows])
+
+
+@cache
+def _world() -> tuple[Log, Queries, np.ndarray]:
+    return clustered()
+
+
+def hit_rate(candidates: Candidates, wanted: np.ndarray, k: int = 10) -> float:
+    """The share of queries whose wanted item (one each) is among the first K."""
+    return float((candidates.items[:, :k] == wanted[:, None]).any(axis=1).mean())
+
+
+def assert_well_formed(candidates: Candidates, b: int, k: int) -> None:
+    """Shapes and types, falling scores, nothing twice, NOTHING only at the end."""
+    assert candidates.items.shape == candidates.scores.shape == candidates.source.shape == (b, k)
+    assert [array.dtype.name for array in (candidates.items, candidates.scores, candidates.source)] == ["int32", "float32", "int8"]
+    present = candidates.present
+    assert not (present[:, 1:] & ~present[:, :-1]).any(), "an item after NOTHING"
+    assert np.isneginf(candidates.scores[~present]).all()
+    assert np.isfinite(candidates.scores[present]).all()
+    assert (candidates.source[~present] == -1).all()
+    assert ((candidates.source[present] >= 0) & (candidates.source[present] < len(candidates.sources))).all()
+    assert (candidates.scores[:, 1:] <= candidates.scores[:, :-1]).all(), "scores rise"
+    for row, kept in zip(candidates.items, present, strict=True):
+        assert len(set(row[kept].tolist())) == int(kept.sum()), "an item twice"
+
+
+def assert_same(one: Candidates, other: Candidates, tolerance: float) -> None:
+    """Equal scores within the tolerance, and equal items but for places whose scores are that close."""
+    np.testing.assert_allclose(one.scores, other.scores, rtol=tolerance, atol=tolerance)
+    for row in np.flatnonzero((one.items != other.items).any(axis=1)):
+        known = dict(zip(other.items[row].tolist(), other.scores[row].tolist(), strict=True))
+        last = other.scores[row, -1]
+        for item, score in zip(one.items[row].tolist(), one.scores[row].tolist(), strict=True):
+            assert np.isclose(known.get(item, last), score, rtol=tolerance, atol=tolerance), (row, item)
+
+
+def assert_can_be_saved(state: State) -> None:
+    """Arrays of plain numbers, frames, and meta that survives JSON."""
+    for name, array in state.arrays.items():
+        assert isinstance(array, np.ndarray), name
+        assert array.dtype.kind in "biuf", f"{name} is {array.dtype}"
+    assert json.loads(json.dumps(dict(state.meta))) == dict(state.meta)
+
+
+class RetrieverContract:
+    """Inherit and give `make`.
+
+    personal: whether the answer depends on the history (popularity does not). tolerance: between one query and many (networks: larger).
+    gain: how many times popularity's hit rate the retriever must reach on `clustered` data. run: circumstances, for networks with `train`.
+    """
+
+    personal: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 1e-5
+    gain: ClassVar[float] = 1.5
+    _fitted: ClassVar[Retriever]
+
+    def make(self) -> Retriever:
+        raise NotImplementedError
+
+    def run(self) -> Run:
+        return Run()
+
+    @pytest.fixture
+    def world(self) -> tuple[Log, Queries, np.ndarray]:
+        return _world()
+
+    @pytest.fixture
+    def fitted(self, world: tuple[Log, Queries, np.ndarray]) -> Retriever:
+        """Fitted once a class."""
+        if "_fitted" not in vars(type(self)):
+            retriever = self.make()
+            assert retriever.fit(world[0], self.run()) is retriever
+            type(self)._fitted = retriever
+        return type(self)._fitted
+
+    def test_lists_are_well_formed(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        for k in (1, 10):
+            candidates = fitted.retrieve(world[1], k)
+            assert_well_formed(candidates, len(world[1]), k)
+            assert candidates.sources == (fitted.name,)
+        assert candidates.present.all()
+
+    def test_never_a_blocked_item(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        for given in (queries, replace(queries, blocked=Ragged.of([range(b % 7, log.n_items, 3) for b in range(len(queries))]))):
+            items = fitted.retrieve(given, 20).items
+            for row in range(len(given)):
+                assert not np.isin(items[row], given.blocked[row]).any()
+
+    def test_what_is_not_blocked_may_come(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        free = replace(queries, blocked=Ragged.of([[]] * len(queries)))
+        assert fitted.retrieve(free, log.n_items).present.sum() > fitted.retrieve(queries, log.n_items).present.sum()
+
+    def test_only_allowed_items(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        allowed = np.arange(log.n_items) % 2 == 0
+        items = fitted.retrieve(replace(queries, allowed=allowed), 10).items
+        assert allowed[items[items != NOTHING]].all()
+        assert (items != NOTHING).any()
+        none = fitted.retrieve(replace(queries, allowed=np.zeros(log.n_items, dtype=bool)), 10)
+        assert_well_formed(none, len(queries), 10)
+        assert not none.present.any()
+
+    def test_masks_come_before_the_cut(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        """The best K of what may be shown, not what may be shown of the best K."""
+        log, queries, _ = world
+        allowed = np.arange(log.n_items) % 2 == 0
+        few = fitted.retrieve(replace(queries, allowed=allowed), 5)
+        every = fitted.retrieve(queries, log.n_items)
+        for row in range(len(queries)):
+            expected = [item for item in every.items[row].tolist() if item != NOTHING and allowed[item]][:5]
+            count = int(few.present[row].sum())
+            assert count == len(expected)
+            scores = dict(zip(every.items[row].tolist(), every.scores[row].tolist(), strict=True))
+            np.testing.assert_allclose(
+                few.scores[row, :count], [scores[item] for item in expected], rtol=self.tolerance, atol=self.tolerance
+            )
+
+    def test_a_longer_list_starts_with_the_shorter(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        short, long = fitted.retrieve(world[1], 5), fitted.retrieve(world[1], 20)
+        assert np.array_equal(short.items, long.items[:, :5])
+
+    def test_more_than_there_is(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        k = log.n_items + 9
+        candidates = fitted.retrieve(queries, k)
+        assert_well_formed(candidates, len(queries), k)
+        assert (candidates.present.sum(axis=1) <= log.n_items - queries.blocked.lengths).all()
+
+    def test_an_unknown_user_is_served_from_the_history(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        _, queries, _ = world
+        strangers = replace(queries, users=np.full(len(queries), NOBODY, dtype=np.int32))
+        candidates = fitted.retrieve(strangers, 10)
+        assert_well_formed(candidates, len(queries), 10)
+        assert candidates.present.all()
+        if self.personal:
+            assert len(np.unique(candidates.items, axis=0)) > 1
+
+    def test_an_empty_history(self, fitted: Retriever) -> None:
+        candidates = fitted.retrieve(queries_of([[], []]), 10)
+        assert_well_formed(candidates, 2, 10)
+
+    def test_no_queries(self, fitted: Retriever) -> None:
+        assert_well_formed(fitted.retrieve(queries_of([]), 10), 0, 10)
+
+    def test_one_query_is_answered_like_many(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        many = fitted.retrieve(world[1], 10)
+        for row in (0, 1, 57):
+            assert_same(fitted.retrieve(world[1][row : row + 1], 10), many.take(np.array([row])), self.tolerance)
+
+    def test_queries_are_left_as_they_were(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        queries = world[1]
+        arrays: list[np.ndarray] = [queries.users, queries.history.values, queries.blocked.values, queries.times, queries.now]
+        before = [array.copy() for array in arrays]
+        fitted.retrieve(queries, 10)
+        assert all(np.array_equal(was, now) for was, now in zip(before, arrays, strict=True))
+
+    def test_fitting_again_forgets_and_repeats(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        again = self.make().fit(clustered(seed=1, users=40)[0], self.run()).fit(world[0], self.run())
+        assert_same(again.retrieve(world[1], 10), fitted.retrieve(world[1], 10), self.tolerance)
+
+    def test_state_is_all_there_is(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        state = fitted.state()
+        assert_can_be_saved(state)
+        other = self.make()
+        assert other.restore(state) is other
+        one, two = other.retrieve(world[1], 10), fitted.retrieve(world[1], 10)
+        assert np.array_equal(one.items, two.items)
+        assert np.array_equal(one.scores, two.scores)
+
+    def test_reasons_are_from_the_history(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        queries = world[1]
+        items = fitted.retrieve(queries, 10).items
+        items[0, 5:] = NOTHING
+        because = fitted.because(queries, items)
+        if because is None:
+            return
+        assert because.shape == items.shape
+        assert (because[items == NOTHING] == NOTHING).all()
+        for row in range(len(queries)):
+            told = because[row][because[row] != NOTHING]
+            assert np.isin(told, queries.history[row]).all()
+        assert (because != NOTHING).mean() > 0.5
+
+    def test_a_mistyped_key_names_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match="quota"):
+            type(self.make())(quotta=3)
+
+    def test_learns_what_people_want(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, wanted = world
+        if self.personal:
+            popular = hit_rate(Popular().fit(log).retrieve(queries, 10), wanted)
+            assert hit_rate(fitted.retrieve(queries, 10), wanted) > self.gain * popular
+
+
+class RerankerContract:
+    """Inherit and give `make`. The item table of `world` has the columns genres (list of text) and year (number)."""
+
+    tolerance: ClassVar[float] = 1e-5
+    _fitted: ClassVar[Reranker]
+
+    def make(self) -> Reranker:
+        raise NotImplementedError
+
+    def run(self) -> Run:
+        return Run()
+
+    @pytest.fixture
+    def world(self) -> tuple[Log, Queries, Candidates]:
+        """A log, queries, and 30 candidates each with their popularity's rank as a feature; every third list is shorter."""
+        log, queries, _ = _world()
+        candidates = Popular().fit(log).retrieve(queries, 30)
+        gone = (np.arange(len(queries)) % 3 == 0)[:, None] & (np.arange(30) >= 12)
+        items = np.where(gone, NOTHING, candidates.items).astype(np.int32)
+        candidates = Candidates.of(items, candidates.scores, "popular")
+        rank = np.where(gone, np.nan, np.arange(30)).astype(np.float32)
+        return log, queries, replace(candidates, features={"popular.rank": rank})
+
+    @pytest.fixture
+    def fitted(self, world: tuple[Log, Queries, Candidates]) -> Reranker:
+        """Fitted once a class."""
+        if "_fitted" not in vars(type(self)):
+            reranker = self.make()
+            assert reranker.fit(world[0], self.run()) is reranker
+            type(self)._fitted = reranker
+        return type(self)._fitted
+
+    def test_slates_are_well_formed(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        _, queries, candidates = world
+        for k in (1, 10, 30, 45):
+            assert_well_formed(fitted.rerank(queries, candidates, k), len(queries), k)
+
+    def test_never_invents_and_moves_everything_together(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        _, queries, candidates = world
+        slate = fitted.rerank(queries, candidates, 10)
+        assert slate.sources == candidates.sources
+        for row in range(len(queries)):
+            for place in np.flatnonzero(slate.present[row]):
+                was = np.flatnonzero(candidates.items[row] == slate.items[row, place])
+                assert len(was) == 1
+                assert slate.features["popular.rank"][row, place] == candidates.features["popular.rank"][row, was[0]]
+                assert slate.source[row, place] == candidates.source[row, was[0]]
+        assert np.isnan(slate.features["popular.rank"][~slate.present]).all()
+
+    def test_empty_lists_and_no_queries(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        empty = Candidates.of(np.full((2, 5), NOTHING, dtype=np.int32), np.zeros((2, 5), dtype=np.float32), "popular")
+        assert not fitted.rerank(queries_of([[], []]), empty, 3).present.any()
+        assert_well_formed(fitted.rerank(queries_of([]), world[2].take(np.arange(0)), 3), 0, 3)
+
+    def test_one_list_is_treated_like_many(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        _, queries, candidates = world
+        many = fitted.rerank(queries, candidates, 10)
+        for row in (0, 1, 57):
+            at = np.array([row])
+            assert_same(fitted.rerank(queries.take(at), candidates.take(at), 10), many.take(at), self.tolerance)
+
+    def test_candidates_are_left_as_they_were(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        _, queries, candidates = world
+        items, scores = candidates.items.copy(), candidates.scores.copy()
+        fitted.rerank(queries, candidates, 10)
+        assert np.array_equal(items, candidates.items)
+        assert np.array_equal(scores, candidates.scores)
+
+    def test_state_is_all_there_is(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        state = fitted.state()
+        assert_can_be_saved(state)
+        other = self.make()
+        assert other.restore(state) is other
+        one, two = other.rerank(world[1], world[2], 10), fitted.rerank(world[1], world[2], 10)
+        assert np.array_equal(one.items, two.items)
+        assert np.array_equal(one.scores, two.scores)
+
+    def test_a_mistyped_key_names_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match="did you mean `name`"):
+            type(self.make())(nmae="x")

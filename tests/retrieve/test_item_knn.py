@@ -1,0 +1,157 @@
+"""Item to item."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palate.retrieve import gram, item_knn
+from palate.retrieve.base import interactions
+from palate.retrieve.item_knn import ItemKNN
+from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
+
+
+class TestCosine(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(shrink=1)
+
+
+class TestJaccard(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="jaccard", neighbours=20)
+
+
+class TestTfIdf(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="tfidf", shrink=3, half_life=4)
+
+
+class TestBM25(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="bm25")
+
+
+class TestConditional(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="conditional", last=8)
+
+
+class TestSequential(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="sequential", half_life=8, window=12)
+
+
+# Four users of four items. In the order of each user: u0: 0 1 2; u1: 0 1; u2: 1 3; u3: 0. So n = [3, 3, 1, 1].
+HAND = [(0, 0), (1, 0), (2, 1), (3, 0), (0, 1), (1, 1), (2, 3), (0, 2)]
+
+
+def similarities(**settings: Any) -> np.ndarray:
+    matrix: np.ndarray = ItemKNN(**settings).fit(log_of(HAND)).neighbours.toarray()
+    return matrix
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("cosine", {(0, 1): 2 / 3, (0, 2): 1 / 3**0.5, (1, 2): 1 / 3**0.5, (1, 3): 1 / 3**0.5}),
+        ("jaccard", {(0, 1): 2 / 4, (0, 2): 1 / 3, (1, 2): 1 / 3, (1, 3): 1 / 3}),
+    ],
+)
+def test_symmetric_kinds_by_hand(kind: str, expected: dict[tuple[int, int], float]) -> None:
+    matrix = np.zeros((4, 4))
+    for (i, j), value in expected.items():
+        matrix[i, j] = matrix[j, i] = value
+    np.testing.assert_allclose(similarities(similarity=kind), matrix, rtol=1e-6)
+
+
+def test_shrinking_by_hand() -> None:
+    assert similarities(similarity="cosine", shrink=2)[0, 1] == pytest.approx(2 / 3 * 2 / 4)
+    assert similarities(similarity="cosine", shrink=2)[1, 3] == pytest.approx(1 / 3**0.5 * 1 / 3)
+    # the weighted kinds shrink by users as well, not by weights
+    plain, shrunk = similarities(similarity="bm25"), similarities(similarity="bm25", shrink=2)
+    assert shrunk[0, 1] == pytest.approx(plain[0, 1] * 2 / 4)
+
+
+def test_conditional_probability_by_hand() -> None:
+    half = similarities(similarity="conditional", alpha=0.5)
+    assert half[0, 1] == pytest.approx(2 / (3 * 3**0.5))
+    assert half[2, 0] == pytest.approx(1 / (1 * 3**0.5))
+    assert half[0, 2] == pytest.approx(1 / (3 * 1))
+    assert similarities(similarity="conditional", alpha=0)[0, 1] == pytest.approx(2 / 3)
+
+
+def test_tfidf_by_hand() -> None:
+    idf = np.log1p(4 / np.array([3, 2, 2, 1]))
+    expected = (idf[0] ** 2 + idf[1] ** 2) / (np.linalg.norm(idf[[0, 1, 3]]) * np.linalg.norm(idf[[0, 1, 2]]))
+    assert similarities(similarity="tfidf")[0, 1] == pytest.approx(expected)
+
+
+def test_bm25_by_hand() -> None:
+    idf = np.log1p(4 / np.array([3, 2, 2, 1]))
+    weight = 2.2 / (1 + 1.2 * (0.25 + 0.75 * np.array([3, 3, 1, 1]) / 2))
+    assert similarities(similarity="bm25")[0, 1] == pytest.approx((idf[0] ** 2 + idf[1] ** 2) * weight[0] * weight[1])
+    assert similarities(similarity="bm25")[1, 3] == pytest.approx(idf[2] ** 2 * weight[1] * weight[3])
+
+
+def test_what_came_next_by_hand() -> None:
+    """0 -> 1 twice at distance 1, 0 -> 2 once at distance 2, 1 -> 2 and 1 -> 3 once at distance 1. Nothing leads back."""
+    matrix = similarities(similarity="sequential", alpha=0, window=5)
+    np.testing.assert_allclose(matrix, np.array([[0, 2, 1 / 2, 0], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]) / 3, rtol=1e-6)
+    assert similarities(similarity="sequential", alpha=0, window=1)[0, 2] == 0
+    assert similarities(similarity="sequential", alpha=0.5)[0, 1] == pytest.approx(2 / (3 * 3**0.5))
+    assert similarities(similarity="sequential", alpha=0, shrink=1)[0, 2] == pytest.approx(0.5 / 3 * 0.5 / 1.5)
+
+
+def test_scores_by_hand() -> None:
+    log = log_of(HAND)
+    plain = ItemKNN(similarity="jaccard").fit(log).retrieve(queries_of([[2, 0]]), 4)
+    assert plain.items.tolist() == [[1, -1, -1, -1]]
+    assert plain.scores[0, 0] == pytest.approx(1 / 3 + 1 / 2)
+    faded = ItemKNN(similarity="jaccard", half_life=1).fit(log).retrieve(queries_of([[2, 0]]), 1)
+    assert faded.scores[0, 0] == pytest.approx(1 / 3 * 1 / 2 + 1 / 2)
+    last = ItemKNN(similarity="jaccard", last=1).fit(log).retrieve(queries_of([[2, 0]]), 1)
+    assert last.scores[0, 0] == pytest.approx(1 / 2)
+
+
+def test_an_item_twice_in_the_history_counts_once_at_its_newest() -> None:
+    log = log_of(HAND)
+    knn = ItemKNN(similarity="jaccard", half_life=1).fit(log)
+    assert knn.retrieve(queries_of([[0, 2, 0]]), 1).scores[0, 0] == pytest.approx(1 / 2 + 1 / 3 / 2)
+
+
+def test_neighbours_are_the_nearest_of_each_row_by_hand() -> None:
+    matrix = similarities(similarity="cosine", neighbours=1)
+    assert (np.count_nonzero(matrix, axis=1) == 1).all()
+    assert matrix[0].argmax() == 1
+    assert matrix[2].argmax() == 0  # of equals the lower code
+
+
+def test_the_reason_is_the_largest_share() -> None:
+    because = ItemKNN(similarity="jaccard").fit(log_of(HAND)).because(queries_of([[2, 0]]), np.array([[1, 3]], dtype=np.int32))
+    assert because is not None
+    assert because.tolist() == [[0, -1]]
+
+
+@pytest.mark.parametrize("kind", ["cosine", "tfidf", "sequential"])
+def test_blocks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, _, _ = clustered()
+    whole = ItemKNN(similarity=kind, shrink=2).fit(log).neighbours.toarray()
+    monkeypatch.setattr(item_knn, "BLOCK", 7 * log.n_items)
+    monkeypatch.setattr(gram, "BLOCK", 7 * log.n_items)
+    np.testing.assert_allclose(ItemKNN(similarity=kind, shrink=2).fit(log).neighbours.toarray(), whole, rtol=1e-6)
+
+
+def test_dense_and_sparse_products_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = interactions(clustered()[0])
+    monkeypatch.setattr(gram, "_DENSE_GAIN", 0)
+    scattered = gram.gram(x)
+    monkeypatch.setattr(gram, "_DENSE_GAIN", 1e9)
+    assert np.array_equal(gram.gram(x), scattered)
+    assert np.array_equal(scattered, (x.T @ x).toarray())
+
+
+def test_an_empty_log_brings_nothing() -> None:
+    for kind in ("cosine", "bm25", "sequential"):
+        assert not ItemKNN(similarity=kind).fit(log_of([], 2, 3)).retrieve(queries_of([[0]]), 2).present.any()

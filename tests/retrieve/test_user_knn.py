@@ -1,0 +1,89 @@
+"""User to user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palate.retrieve import topk, user_knn
+from palate.retrieve.user_knn import UserKNN
+from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
+
+
+class TestCosine(RetrieverContract):
+    def make(self) -> UserKNN:
+        return UserKNN()
+
+
+class TestJaccard(RetrieverContract):
+    def make(self) -> UserKNN:
+        return UserKNN(similarity="jaccard", neighbours=60, shrink=1)
+
+
+class TestTfIdf(RetrieverContract):
+    def make(self) -> UserKNN:
+        return UserKNN(similarity="tfidf", half_life=10)
+
+
+# u0 wants 0 1; u1 wants 1 2; u2 wants 0 1 2 3; u3 wants 4.
+HAND = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3), (3, 4)]
+
+
+def scores(history: list[int], user: int = -1, **settings: Any) -> list[float]:
+    """Of all five items, 0 where nothing is said."""
+    found = UserKNN(**settings).fit(log_of(HAND)).retrieve(queries_of([history], users=[user], blocked=[[]]), 5)
+    every = np.zeros(5)
+    every[found.items[0][found.present[0]]] = found.scores[0][found.present[0]]
+    return every.tolist()
+
+
+def test_votes_by_hand() -> None:
+    """A stranger with item 0: likeness 1/sqrt(2) to u0 and 1/sqrt(4) to u2."""
+    a, b = 1 / 2**0.5, 1 / 2
+    assert scores([0]) == pytest.approx([a + b, a + b, b, b, 0])
+    assert scores([0], neighbours=1) == pytest.approx([a, a, 0, 0, 0])
+
+
+def test_jaccard_and_shrinking_by_hand() -> None:
+    assert scores([0], similarity="jaccard") == pytest.approx([1 / 2 + 1 / 4, 1 / 2 + 1 / 4, 1 / 4, 1 / 4, 0])
+    assert scores([0, 1], similarity="jaccard", neighbours=1) == pytest.approx([1, 1, 0, 0, 0])
+    assert scores([0, 1], similarity="jaccard", neighbours=1, shrink=2) == pytest.approx([1 / 2, 1 / 2, 0, 0, 0])
+
+
+def test_tfidf_by_hand() -> None:
+    """Four users; item 0 wanted by two, 1 by three, 4 by one."""
+    w = np.log1p(4 / np.array([2, 3, 2, 1, 1]))
+    to_u0 = w[0] ** 2 / (w[0] * np.hypot(w[0], w[1]))
+    to_u2 = w[0] ** 2 / (w[0] * np.linalg.norm(w[:4]))
+    assert scores([0], similarity="tfidf") == pytest.approx([to_u0 + to_u2, to_u0 + to_u2, to_u2, to_u2, 0], rel=1e-5)
+
+
+def test_a_user_is_not_their_own_neighbour() -> None:
+    """u0 itself: only u1 (1/2) and u2 (2/sqrt(8)) vote."""
+    near = 2 / 8**0.5
+    assert scores([0, 1], user=0) == pytest.approx([near, 1 / 2 + near, 1 / 2 + near, near, 0])
+    assert scores([4], user=3) == [0, 0, 0, 0, 0]
+
+
+def test_the_reason_is_what_the_neighbours_share() -> None:
+    knn = UserKNN().fit(log_of(HAND))
+    because = knn.because(queries_of([[4, 0]]), np.array([[3, 2, 4]], dtype=np.int32))
+    assert because is not None
+    assert because.tolist() == [[0, 0, 4]]
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, queries, _ = clustered()
+    knn = UserKNN(neighbours=20).fit(log)
+    whole = knn.retrieve(queries, 10)
+    monkeypatch.setattr(topk, "BLOCK", 7 * log.n_items)
+    monkeypatch.setattr(user_knn, "BLOCK", 3 * log.n_users)
+    parts = knn.retrieve(queries, 10)
+    assert np.array_equal(whole.items, parts.items)
+    assert np.array_equal(whole.scores, parts.scores)
+
+
+def test_an_empty_log_brings_nothing() -> None:
+    assert not UserKNN().fit(log_of([], 2, 3)).retrieve(queries_of([[0]]), 2).present.any()
