@@ -78,7 +78,8 @@ class Report:
         """One epoch and its validation are done. rows: how many were trained on in these `seconds`."""
         if not self.quiet:
             figures = "  ".join(f"{key} {value:.4f}" for key, value in metrics.items())
-            self.console.print(f"{self.name} {epoch}  {figures}  [dim]{seconds:.1f} s, {rows / max(seconds, 1e-9):,.0f} rows/s[/dim]")
+            speed = f"[dim]{seconds:.1f} s, {rows / max(seconds, 1e-9):,.0f} rows/s[/dim]"
+            self.console.print(f"{self.name} {epoch}  {figures}  {speed}", soft_wrap=True)
         if self.writer is not None:
             for key, value in metrics.items():
                 self.writer.add_scalar(f"epoch/{key}", value, done)

@@ -44,8 +44,8 @@ class Trainer:
 
     Early stopping and the plateau schedule work as in FuxiCTR, on which the published small-data tables rest: each validation without
     gain multiplies the rates by `training.factor` and training goes on from the current weights; `training.patience` of them in a
-    row end it; the weights of the best validation are loaded at the end. Without `validate` the training metric named by
-    `training.monitor` is watched and the last weights are kept.
+    row end it; the weights of the best validation are loaded at the end. Without `validate` the training metric of that name (the loss)
+    is watched instead, if there is one, and the last weights are kept.
 
     Errors: PalateError where the loss is not finite (names the step), ConfigError where `training.monitor` names no metric,
     BundleError where `run.resume` finds a checkpoint that is damaged or was made with other settings.
@@ -176,11 +176,12 @@ class _Fit:
         seconds, rows = time.perf_counter() - self.began, now.rows - self.rows_before
         self.reported.epoch(now.steps, f"epoch {now.epoch}/{training.epochs}", metrics, seconds, rows)
         now.sums, now.rows = {}, 0
-        if self.validate is not None or training.patience is not None or training.schedule == "plateau":
-            if training.monitor not in watched:
-                what = "validation metrics" if self.validate is not None else "training metrics (there is no validation)"
-                raise ConfigError(f"{self.name}: training.monitor {training.monitor!r} is not among the {what}: {', '.join(watched)}")
+        if training.monitor in watched:
             self._weigh(watched[training.monitor])
+        elif self.validate is not None:
+            raise ConfigError(
+                f"{self.name}: training.monitor {training.monitor!r} is not among the validation metrics: {', '.join(watched) or 'none'}"
+            )
         if now.epoch >= training.epochs:
             now.finished = True
         if now.finished and self.best_weights:
