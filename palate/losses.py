@@ -40,33 +40,31 @@ def sampled_softmax(
     log_q_positive: Tensor | None = None,
     log_q_negative: Tensor | None = None,
     hits: Tensor | None = None,
-    temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Softmax cross-entropy of the positive against sampled negatives, corrected for how they were sampled.
 
-        logit(x, y) = s(x, y) / temperature - log q(y)
+        logit(x, y) = s(x, y) - log q(y)
         loss = -mean over the batch of  log( e^logit+ / (e^logit+ + sum over negatives of e^logit-) )
 
     **The sign**: log q is taken off. Under independent draws from q, E[e^(s - log q)] summed over S draws is S times the
     partition function of the full softmax, so a popular item is not pushed down merely for being drawn often.
 
-    positive: scores [B]. negative: scores [B, S]. log_q_positive [B] or [], log_q_negative [S] or [B, S]: natural logarithms of
-    the sampling probability, or of the expected count; a constant added to both changes nothing. hits: bool [B, S], negatives
-    that are no negatives (the same item as the positive): left out. weights: [B], a weighted mean. Returns a scalar.
+    positive: scores [B], already divided by the temperature. negative: scores [B, S]. log_q_positive [B] or [], log_q_negative [S]
+    or [B, S]: natural logarithms of the sampling probability, or of the expected count; a constant added to both changes nothing.
+    hits: bool [B, S], negatives that are no negatives (the same item as the positive): left out. weights: [B], for a weighted mean.
+    Returns a scalar. Cost: O(B S).
 
     Bengio and Senecal 2008 (importance sampling); Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations",
     section 3.1; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations", section 3.
     """
-    own, others = positive / temperature, negative / temperature
     if log_q_positive is not None:
-        own = own - log_q_positive
+        positive = positive - log_q_positive
     if log_q_negative is not None:
-        others = others - log_q_negative
+        negative = negative - log_q_negative
     if hits is not None:
-        others = others.masked_fill(hits, -torch.inf)
-    losses = torch.logsumexp(torch.cat((own.unsqueeze(1), others), 1), 1) - own
-    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+        negative = negative.masked_fill(hits, -torch.inf)
+    return _first_among(torch.cat((positive.unsqueeze(1), negative), 1), torch.zeros_like(positive, dtype=torch.long), weights)
 
 
 def in_batch_softmax(
@@ -75,26 +73,24 @@ def in_batch_softmax(
     *,
     log_q: Tensor | None = None,
     remove_accidental_hits: bool = True,
-    temperature: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
     """`sampled_softmax` where the negatives of a query are the positives of the others (and any items beside them).
 
-    scores: [B, M], M >= B; column b < B is the positive of query b, columns from B on are further negatives (mixed negative
-    sampling, Yang et al. 2020). codes: int [M], the item of each column. log_q: [M], log of the probability of the column's item
-    under the distribution that the M columns were drawn from; the positive is corrected like the rest (Yi et al. 2019, eq. 5).
-    remove_accidental_hits: leave out columns that hold the query's own positive once more.
+    scores: [B, M], M >= B, already divided by the temperature; column b < B is the positive of query b, columns from B on are further
+    negatives (mixed negative sampling, Yang et al. 2020). codes: int [M], the item of each column. log_q: [M], log of the probability
+    of the column's item under the distribution that the M columns were drawn from; the positive is corrected like the rest
+    (Yi et al. 2019, section 3). remove_accidental_hits: leave out columns that hold the query's own positive once more.
     """
-    size = len(scores)
-    hits = torch.eye(size, scores.shape[1], dtype=torch.bool, device=scores.device)  # the positive is no negative of its own
+    own = torch.arange(len(scores), device=scores.device)
+    logits = scores if log_q is None else scores - log_q
     if remove_accidental_hits:
-        hits = codes[:size, None] == codes[None, :]
-    return sampled_softmax(
-        scores.diagonal(),
-        scores,
-        log_q_positive=None if log_q is None else log_q[:size],
-        log_q_negative=log_q,
-        hits=hits,
-        temperature=temperature,
-        weights=weights,
-    )
+        hits = codes[: len(scores), None] == codes
+        hits[own, own] = False
+        logits = logits.masked_fill(hits, -torch.inf)
+    return _first_among(logits, own, weights)
+
+
+def _first_among(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    losses = functional.cross_entropy(logits, targets, reduction="none")
+    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()

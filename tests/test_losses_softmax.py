@@ -35,9 +35,9 @@ def test_in_batch_log_q_and_temperature_by_hand():
     row_0 = -math.log(2 * math.exp(2.0) / (2 * math.exp(2.0) + 4 * math.exp(0.4)))
     row_1 = -math.log(4 * math.exp(1.2) / (4 * math.exp(1.2) + 2 * 2 * math.exp(0.8)))
     row_2 = -math.log(2 * math.exp(1.6) / (2 * math.exp(1.6) + 4 * math.exp(-0.4)))
-    loss = in_batch_softmax(SCORES, CODES, log_q=LOG_Q, temperature=0.5)
+    loss = in_batch_softmax(SCORES / 0.5, CODES, log_q=LOG_Q)
     assert loss.item() == pytest.approx((row_0 + row_1 + row_2) / 3)
-    weighted = in_batch_softmax(SCORES, CODES, log_q=LOG_Q, temperature=0.5, weights=torch.tensor([1.0, 3.0, 0.0]))
+    weighted = in_batch_softmax(SCORES / 0.5, CODES, log_q=LOG_Q, weights=torch.tensor([1.0, 3.0, 0.0]))
     assert weighted.item() == pytest.approx((row_0 + 3 * row_1) / 4)
 
 
@@ -59,12 +59,11 @@ def test_a_batch_of_one_has_no_negatives_and_no_loss():
 
 def test_sampled_softmax_by_hand():
     loss = sampled_softmax(
-        torch.tensor([1.0]),
-        torch.tensor([[0.0, 2.0, 5.0]]),
+        torch.tensor([0.5]),
+        torch.tensor([[0.0, 1.0, 2.5]]),
         log_q_positive=torch.tensor([0.5]).log(),
         log_q_negative=torch.tensor([0.25, 0.5, 0.1]).log(),
         hits=torch.tensor([[False, False, True]]),
-        temperature=2.0,
     )
     own, others = 2 * math.exp(0.5), 4 * math.exp(0.0) + 2 * math.exp(1.0)
     assert loss.item() == pytest.approx(-math.log(own / (own + others)))

@@ -116,21 +116,14 @@ class TwoTower(Retriever):
     def step(self, network: Any, batch: Batch) -> dict[str, Tensor]:
         """The loss of one batch: B queries against M items, of which the first B are their positives."""
         queries, items = network(batch)
-        scores, codes, size = queries.float() @ items.float().T, batch.extra["codes"], len(batch)
+        scores = (queries.float() / self.config.temperature) @ items.float().T
+        codes, size, hits_out = batch.extra["codes"], len(batch), self.config.remove_accidental_hits
         if self.config.negatives == "uniform":
-            own, others = scores.diagonal(), scores[:, size:]
-            hits = codes[:size, None] == codes[None, size:] if self.config.remove_accidental_hits else None
+            hits = codes[:size, None] == codes[size:] if hits_out else None
             # No log q: it is the same for every item.
-            return {"loss": sampled_softmax(own, others, hits=hits, temperature=self.config.temperature, weights=batch.weights)}
-        loss = in_batch_softmax(
-            scores,
-            codes,
-            log_q=None if self.config.negatives == "in_batch" else batch.extra["log_q"],
-            remove_accidental_hits=self.config.remove_accidental_hits,
-            temperature=self.config.temperature,
-            weights=batch.weights,
-        )
-        return {"loss": loss}
+            return {"loss": sampled_softmax(scores.diagonal(), scores[:, size:], hits=hits, weights=batch.weights)}
+        log_q = None if self.config.negatives == "in_batch" else batch.extra["log_q"]
+        return {"loss": in_batch_softmax(scores, codes, log_q=log_q, remove_accidental_hits=hits_out, weights=batch.weights)}
 
     def encode_queries(self, queries: Queries) -> Floats:
         """Query vectors, float32 [B, D]; unknown users are OOV, and told by their history and context."""
