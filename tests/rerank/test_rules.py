@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 
 import polars as pl
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palate.rerank.rules import allowed
@@ -109,6 +109,7 @@ def test_errors_say_where(rule: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(
     st.one_of(
         st.text(max_size=30),
