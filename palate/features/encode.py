@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -61,6 +62,7 @@ class Encoder:
         self._tables = dict(tables)
         self._hashes = dict(hashes)
         self._matrices: dict[str, Any] = {}
+        self._last: tuple[weakref.ref[Queries], dict[str, Any]] | None = None
         self._by_name = {feature.name: feature for feature in features.features}
         self._ids = next((f.name for f in features.features if isinstance(f, Categorical) and f.source == "item"), None)
         self._inputs: dict[Side, Inputs] = {side: self._inputs_of(side) for side in ("all", "user", "item")}
@@ -125,7 +127,7 @@ class Encoder:
         if not same:
             raise DataError("encoder: the other history has other users or items; fit a new encoder")
         other = copy.copy(self)
-        other.history = history
+        other.history, other._last = history, None
         return other
 
     def inputs(self, side: Side = "all") -> Inputs:
@@ -193,15 +195,27 @@ class Encoder:
         assert queries is not None
         if isinstance(feature, Counter):
             return self._counter(feature, queries, rows, items)
-        if isinstance(feature, Sequence):
-            history = queries.history.tail(feature.length)
-            values: Column = Ragged(history.offsets, take(self._tables[self._ids or feature.name], history.values))
-            return values if rows is None else take(values, rows)
         source = Source(feature.source)
         if source.side == "user":
             return take(self._tables[feature.name], queries.users if rows is None else queries.users[rows])
-        values = column(feature, self._fitted[feature.name], _context(queries, source.column))
+        values = self._once(queries, feature.name, lambda: self._of_queries(feature, queries))
         return values if rows is None else take(values, rows)
+
+    def _of_queries(self, feature: Base, queries: Queries) -> Column:
+        """A feature of the history or the context: B rows."""
+        if isinstance(feature, Sequence):
+            history = queries.history.tail(feature.length)
+            return Ragged(history.offsets, take(self._tables[self._ids or feature.name], history.values))
+        return column(feature, self._fitted[feature.name], _context(queries, Source(feature.source).column))
+
+    def _once(self, queries: Queries, name: str, make: Callable[[], Any]) -> Any:
+        """What depends on the queries alone is made once for the last Queries seen: a ranker encodes many batches of pairs of the same."""
+        last = self._last
+        if last is None or last[0]() is not queries:
+            self._last = last = (weakref.ref(queries), {})
+        if name not in last[1]:
+            last[1][name] = make()
+        return last[1][name]
 
     def _cross(self, feature: Crossed, queries: Queries | None, rows: Longs | None, items: Ints) -> Ints:
         parts: list[Hashes] = []
@@ -211,13 +225,13 @@ class Encoder:
                 parts.append(self._hashes[text][items])
                 continue
             assert queries is not None
-            if source.side == "user":
-                part = self._hashes[text][queries.users]
-            else:
-                part = transform.hash64(as_strings(_context(queries, source.column)))
+            part = self._hashes[text][queries.users] if source.side == "user" else self._context_hashes(queries, source.column)
             parts.append(part if rows is None else part[rows])
         missing = np.any([part == 0 for part in parts], axis=0)
         return Buckets(feature.buckets).of_hashes(transform.crossed(parts), missing)
+
+    def _context_hashes(self, queries: Queries, name: str) -> Hashes:
+        return self._once(queries, f"hash:{name}", lambda: transform.hash64(as_strings(_context(queries, name))))
 
     def _counter(self, feature: Counter, queries: Queries, rows: Longs | None, items: Ints) -> Floats:
         moments = self._fitted[feature.name].moments
@@ -231,24 +245,28 @@ class Encoder:
     def _count(self, feature: Counter, queries: Queries, rows: Longs, items: Ints) -> npt.NDArray[np.floating]:
         """The counter before it is standardised; NaN where there is nothing to count from. [R]"""
         if feature.of == "user_count":
-            return np.log1p(queries.history.lengths)[rows]
+            return self._once(queries, feature.name, lambda: np.log1p(queries.history.lengths))[rows]
         if feature.of == "since_last":
-            return np.log1p(self.history.since_last(queries) / DAY)[rows]
+            return self._once(queries, feature.name, lambda: np.log1p(self.history.since_last(queries) / DAY))[rows]
         if feature.of == "affinity":
-            history = queries.history if feature.length is None else queries.history.tail(feature.length)
-            vocabulary = self._fitted[feature.name].vocabulary
-            assert vocabulary is not None
             bags = self._tables[feature.name]
             assert isinstance(bags, Ragged)
-            if feature.name not in self._matrices:
-                self._matrices[feature.name] = transform.bag_matrix(bags, vocabulary.rows)
-            return transform.affinity(history, bags, self._matrices[feature.name], rows, items)
+            return transform.affinity(self._once(queries, feature.name, lambda: self._shares(feature, queries)), bags, rows, items)
         now = queries.now[rows]
         if feature.of == "item_age":
             age = now - self.history.item_first(items)
             return np.log1p(np.where(age > 0, age, np.nan) / DAY)
         window = int(feature.window * DAY) if feature.of == "item_recent_count" else None
         return np.log1p(self.history.item_counts(items, now, window))
+
+    def _shares(self, feature: Counter, queries: Queries) -> Any:
+        if feature.name not in self._matrices:
+            vocabulary, bags = self._fitted[feature.name].vocabulary, self._tables[feature.name]
+            assert vocabulary is not None
+            assert isinstance(bags, Ragged)
+            self._matrices[feature.name] = transform.bag_matrix(bags, vocabulary.rows)
+        history = queries.history if feature.length is None else queries.history.tail(feature.length)
+        return transform.value_shares(history, self._matrices[feature.name])
 
     def state(self) -> State:
         """Vocabularies as frames, tables as arrays, the FeatureSet and the moments as plain values. The History has its own state."""

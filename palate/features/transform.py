@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ Hashes = npt.NDArray[np.uint64]
 
 FNV_OFFSET = np.uint64(0xCBF29CE484222325)
 FNV_PRIME = np.uint64(0x100000001B3)
-# Up to so many (query, value) cells, affinity keeps them all: 64 MiB.
+# Up to so many (query, value) cells, all are kept: 64 MiB.
 DENSE = 1 << 24
 
 
@@ -90,20 +91,26 @@ def bag_matrix(bags: Ragged, width: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((np.ones(len(bags.values), dtype=np.float32), bags.values, bags.offsets), shape=(len(bags), width))
 
 
-def affinity(history: Ragged, bags: Ragged, matrix: sparse.csr_matrix, rows: Longs, items: npt.NDArray[np.int32]) -> Floats:
-    """How much of its history a query has in common with an item: the mean, over the item's values, of the share of the history's
-    items that have the value. 0 where the history or the item's list is empty. float32 [R], in [0, 1] if no list repeats a value.
+def value_shares(history: Ragged, matrix: sparse.csr_matrix) -> Any:
+    """For each query and value, the share of the history's items that have the value; 0 where the history is empty.
 
-    history: item codes, B rows. bags: the values of each item; matrix: the same, from `bag_matrix`. Row r is (query rows[r], items[r]).
+    history: item codes, B rows. matrix: the lists of the items, from `bag_matrix`. float32 [B, width], an array where there is room
+    for one (a look-up in it is ten times quicker), else sparse.
     """
-    ones = np.ones(len(history.values), dtype=np.float32)
-    counts = sparse.csr_matrix((ones, history.values, history.offsets), shape=(len(history), matrix.shape[0])) @ matrix
+    weights = np.repeat(1 / np.maximum(history.lengths, 1).astype(np.float32), history.lengths)
+    shares = sparse.csr_matrix((weights, history.values, history.offsets), shape=(len(history), matrix.shape[0])) @ matrix
+    return shares.toarray() if shares.shape[0] * shares.shape[1] <= DENSE else shares
+
+
+def affinity(shares: Any, bags: Ragged, rows: Longs, items: npt.NDArray[np.int32]) -> Floats:
+    """How much of its history a query has in common with an item: the mean of the shares of the item's values; 0 if it has none.
+
+    shares: of B queries, from `value_shares`. bags: the values of each item. Row r is (query rows[r], items[r]). float32 [R], in
+    [0, 1] if no list repeats a value.
+    """
     asked = bags.take(items)
     pairs = asked.rows
-    queries = rows[pairs]
-    # A look-up in a dense matrix is ten times quicker, where there is room for one.
-    found = (counts.toarray() if counts.shape[0] * counts.shape[1] <= DENSE else counts)[queries, asked.values]
-    return segment_mean(np.asarray(found).ravel() / np.maximum(history.lengths, 1)[queries], pairs, len(items))
+    return segment_mean(np.asarray(shares[rows[pairs], asked.values]).ravel(), pairs, len(items))
 
 
 @dataclass

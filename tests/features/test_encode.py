@@ -184,6 +184,17 @@ def test_sides_are_parts_of_the_whole(films: Log) -> None:
         assert values.max(initial=0) < sparse.rows
 
 
+def test_the_same_queries_again_and_others_in_between(films: Log) -> None:
+    features = FeatureSet.derive(films).override(Crossed(of=("item.year", "context.device")), Categorical(source="context.device"))
+    encoder, fresh = (Encoder.fit(features, films, History.of(films)) for _ in range(2))
+    one = encoder.history.resolve([Request(user="ann", context={"device": "tv"}), Request(user="bob", context={"device": "phone"})])
+    two = encoder.history.resolve([Request(user="bob"), Request(history=("1",), context={"device": "tv"})])
+    for queries, rows, items in ((one, [0, 1], [0, 1]), (one, [1, 1], [3, 0]), (two, [0, 1], [0, 3]), (one, [0, 0], [2, 3])):
+        pairs = np.array(rows), np.array(items, dtype=np.int32)
+        # `take` makes other Queries of the same content, which nothing is remembered about.
+        the_same(encoder.encode(queries, *pairs), fresh.encode(queries.take(np.arange(2)), *pairs))
+
+
 def test_chunks_do_not_matter(films: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     features = FeatureSet.derive(films)
     whole = Encoder.fit(features, films, History.of(films))

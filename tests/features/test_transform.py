@@ -85,8 +85,10 @@ def test_affinity_by_hand(dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     # The first query has seen 0, 1, 1, 2: value 2 in 3 of 4 items, value 3 in 1 of 4. The second has seen nothing.
     history = Ragged.of([[0, 1, 1, 2], []])
     rows, items = np.array([0, 0, 0, 1]), np.array([0, 1, 2, 0], dtype=np.int32)
-    got = transform.affinity(history, bags, transform.bag_matrix(bags, 4), rows, items)
-    np.testing.assert_allclose(got, [(3 / 4 + 1 / 4) / 2, 3 / 4, 0, 0])
+    shares = transform.value_shares(history, transform.bag_matrix(bags, 4))
+    assert isinstance(shares, np.ndarray) == dense
+    got = transform.affinity(shares, bags, rows, items)
+    np.testing.assert_allclose(got, [(3 / 4 + 1 / 4) / 2, 3 / 4, 0, 0], rtol=1e-6)
 
 
 def test_moments_by_hand() -> None:
