@@ -44,7 +44,7 @@ METRICS = {
 }
 COMPARED = ("ndcg", "recall", "mrr")
 USER_BANDS = (("cold (no events)", 0), ("lukewarm (1 to 9 events)", 9), ("warm (10 to 99 events)", 99), ("hot (100 events or more)", None))
-ITEM_BANDS = ("cold", "tail", "head")
+ITEM_BANDS = ("cold (no events)", "tail (half of all events)", "head (half of all events)")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Evaluation:
     ranker: its probabilities on the merged candidates. reliability: predicted and observed means of bins, and their rows.
     slices: by the user's training events and by the target's popularity. comparisons: paired differences with intervals.
     attribution: what retrieval lost and ranking gained. beyond: beyond accuracy, per stage's first `at` places.
-    lorenz: per stage, the share of places that go to the least shown 0 .. 100 % of the catalogue; `training` is the log itself.
+    concentration: per stage, what share of those places the `items` most shown items take together; `training` is the log itself.
     counts: queries, targets, what was dropped. at: the K of slices, comparisons and `beyond`. seconds: all; stage_seconds: of the funnel.
     """
 
@@ -85,7 +85,7 @@ class Evaluation:
     comparisons: Sequence[Comparison]
     attribution: Mapping[str, Any]
     beyond: Mapping[str, Mapping[str, float]]
-    lorenz: Mapping[str, Sequence[float]]
+    concentration: Mapping[str, Sequence[float]]
     counts: Mapping[str, float]
     ks: Sequence[int]
     at: int
@@ -324,7 +324,10 @@ class _Tally:
         aside = ("novelty", "popularity", "diversity")
         stages = {stage: {name: value for name, value in row.items() if name not in aside} for stage, row in measured.items()}
         of_lists = {stage: {name: row.get(name, math.nan) for name in aside} for stage, row in measured.items()}
-        whole = {stage: {"coverage": beyond.coverage(shown), "gini": beyond.gini(shown)} for stage, shown in self.exposure.items()}
+        whole = {
+            stage: {"coverage": beyond.coverage(shown), "gini": beyond.gini(shown), "half_share": beyond.half_share(shown)}
+            for stage, shown in self.exposure.items()
+        }
         attribution = self._attribution(stages)
         ranker, reliability = self._ranker_metrics()
         return Evaluation(
@@ -335,7 +338,7 @@ class _Tally:
             comparisons=self._comparisons(values, str(attribution["best_retriever"]), seed, resamples),
             attribution=attribution,
             beyond={stage: {**whole[stage], **of_lists[stage]} for stage in stages},
-            lorenz={name: beyond.lorenz(shown).tolist() for name, shown in self._exposures().items()},
+            concentration=self._concentration(),
             counts={**counts, f"chance_recall@{self.at}": _mean(np.concatenate(self.chance))},
             ks=tuple(self.ks),
             at=self.at,
@@ -343,8 +346,10 @@ class _Tally:
             stage_seconds=self.stage_seconds,
         )
 
-    def _exposures(self) -> dict[str, npt.NDArray[Any]]:
-        return {"training": self.funnel.popularity, **self.exposure}
+    def _concentration(self) -> dict[str, list[float]]:
+        tops = np.unique(np.geomspace(1, len(self.funnel.item_ids), 50).round().astype(np.int64))
+        shown: dict[str, npt.NDArray[Any]] = {"training": self.funnel.popularity, **self.exposure}
+        return {"items": tops.tolist(), **{name: beyond.concentration(x, tops).tolist() for name, x in shown.items()}}
 
     def _attribution(self, stages: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Where the loss and the gain are. The best retriever is chosen on these very queries: the hardest one to beat."""
@@ -398,13 +403,11 @@ class _Tally:
         return slices
 
     def _item_slices(self) -> dict[str, dict[str, Any]]:
-        n_head = int((self.band_of == ITEM_BANDS.index("head")).sum())
-        names = {"cold": "cold (no events)", "tail": "tail (the rest)", "head": f"head (the {n_head:,} most wanted, half of all events)"}
         slices = {}
         for band, (name, stages) in enumerate(self.banded.items()):
             rows = {stage: {metric: _mean(np.concatenate(parts)) for metric, parts in columns.items()} for stage, columns in stages.items()}
             targets = int(self.targets[band])
-            slices[names[name]] = {"items": int((self.band_of == band).sum()), "targets": targets, "stages": rows if targets else {}}
+            slices[name] = {"items": int((self.band_of == band).sum()), "targets": targets, "stages": rows if targets else {}}
         return slices
 
     def _comparisons(self, values: Mapping[str, Mapping[str, Doubles]], best: str, seed: int, resamples: int) -> list[Comparison]:

@@ -21,7 +21,8 @@ INK, SOFT, GRID = "#1c1e21", "#6b7079", "#e3e3df"
 """Placeholders for text, axes and grid lines; the style sheet gives them the theme's colours."""
 FIXED = {BASELINE: "#8b8f99", "merged": "#5c7089", "ranked": "#e09a3c", "funnel": "#d9433f", "training": "#5c7089"}
 RETRIEVERS = ("#3f7fe0", "#159a83", "#9a63cf", "#b0882b", "#4fa3c7", "#c2649a", "#7a9a3a")
-TAGS_SHOWN = 4
+TAGS_SHOWN = 3
+SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~f')"
 
 
 def write_report(
@@ -119,7 +120,7 @@ def _recall_by_k(found: Evaluation) -> dict[str, Any]:
     ]
     return {
         "data": {"values": rows},
-        "mark": {"type": "line", "point": {"size": 26, "filled": True}, "strokeWidth": 2, "clip": False},
+        "mark": {"type": "line", "point": {"size": 26, "filled": True}, "clip": False},
         "encoding": {
             "x": {
                 "field": "K",
@@ -133,6 +134,7 @@ def _recall_by_k(found: Evaluation) -> dict[str, Any]:
                 "axis": {"format": ".0%", "title": "share of wanted items found", "tickCount": 6},
             },
             "color": _colour_scale(found, list(found.stages)),
+            "strokeWidth": {"condition": {"test": "datum.stage === 'funnel'", "value": 3.2}, "value": 1.8},
             "strokeDash": {
                 "condition": {"test": f"datum.stage === 'merged' || datum.stage === '{BASELINE}'", "value": [5, 4]},
                 "value": [1, 0],
@@ -189,10 +191,10 @@ def _comparisons(found: Evaluation) -> str:
         "field": "verdict",
         "type": "nominal",
         "scale": {"domain": ["better", "not clear", "worse"], "range": [RETRIEVERS[1], FIXED[BASELINE], FIXED["funnel"]]},
-        "legend": {"title": None, "orient": "bottom"},
+        "legend": None,
     }
     place = {"y": {"field": "pair", "type": "nominal", "sort": pairs, "axis": {"title": None, "labelLimit": 240, "grid": False}}}
-    value = {"type": "quantitative", "axis": {"title": None, "format": "+.3~f", "tickCount": 4}}
+    value = {"type": "quantitative", "axis": {"title": None, "labelExpr": SIGNED, "tickCount": 3, "labelOverlap": True}}
     layers = [
         {"mark": {"type": "rule", "color": SOFT, "strokeDash": [3, 3]}, "encoding": {"x": {"datum": 0, "type": "quantitative"}}},
         {
@@ -207,13 +209,13 @@ def _comparisons(found: Evaluation) -> str:
     charts = "".join(
         _figure(
             metric,
-            _svg({"data": {"values": [row for row in rows if row["metric"] == metric]}, "layer": layers}, 290, 34 * len(pairs) + 70),
+            _svg({"data": {"values": [row for row in rows if row["metric"] == metric]}, "layer": layers}, 290, 34 * len(pairs) + 34),
         )
         for metric in metrics
     )
     return _section(
         "How sure that is",
-        "Differences on the same people, with 95% intervals from 1,000 paired resamples of them. Left of zero is worse.",
+        "Differences on the same people, with 95% bootstrap intervals. Green is better and red is worse, clear of zero; grey is not clear.",
         f"<div class=charts>{charts}</div>",
     )
 
@@ -254,13 +256,13 @@ def _poster(row: Mapping[str, Any]) -> str:
 def _slices(found: Evaluation) -> str:
     recall = f"recall@{found.at}"
     blocks = []
-    for heading, by, counted in (("By what is known of the person", "users", "queries"), ("By what was wanted", "items", "targets")):
+    sides = (("By what is known of the person", "users", "queries", "people"), ("By what was wanted", "items", "targets", "wanted"))
+    for heading, by, counted, noun in sides:
         groups = {name: part for name, part in found.slices[by].items() if part["stages"]}
         rows = [[stage, *(part["stages"][stage][recall] for part in groups.values())] for stage in found.stages]
-        noun = "people" if by == "users" else "wanted items"
-        header = ["stage", *(f"{name}\n{part[counted]:,} {noun}" for name, part in groups.items())]
+        header = ["stage", *(f"{name.replace(' (', chr(10) + '(', 1)}\n{part[counted]:,} {noun}" for name, part in groups.items())]
         empty = [name for name, part in found.slices[by].items() if not part["stages"]]
-        none = f"<p class=note>No {noun} in: {escape(', '.join(empty))}.</p>" if empty else ""
+        none = f"<p class=note>Empty: {escape(', '.join(empty))}.</p>" if empty else ""
         blocks.append(f"<div><h3>{escape(heading)}</h3>{_scroll(_table(header, rows, colours=_colours(found)))}{none}</div>")
     chance = found.counts[f"chance_recall@{found.at}"]
     return _section(
@@ -290,53 +292,50 @@ def _exposure(found: Evaluation) -> str:
         colours=_colours(found),
         digits={shown["popularity"]: 0, shown["novelty"]: 2},
     )
-    kept = [name for name in ("training", BASELINE, str(found.attribution["best_retriever"]), "funnel") if name in found.lorenz]
-    rows = [
-        {"of": name, "items": place / (len(found.lorenz[name]) - 1), "places": share}
-        for name in dict.fromkeys(kept)
-        for place, share in enumerate(found.lorenz[name])
-        if share == share
-    ]
-    lines = {
-        "layer": [
-            {
-                "data": {"values": [{"x": 0, "y": 0}, {"x": 1, "y": 1}]},
-                "mark": {"type": "line", "color": SOFT, "strokeDash": [3, 3], "strokeWidth": 1},
-                "encoding": {"x": {"field": "x", "type": "quantitative"}, "y": {"field": "y", "type": "quantitative"}},
-            },
-            {
-                "data": {"values": rows},
-                "mark": {"type": "line", "strokeWidth": 2},
-                "encoding": {
-                    "x": {
-                        "field": "items",
-                        "type": "quantitative",
-                        "axis": {"format": ".0%", "title": "items, the least shown first", "tickCount": 5},
-                    },
-                    "y": {
-                        "field": "places",
-                        "type": "quantitative",
-                        "axis": {"format": ".0%", "title": "share of all places", "tickCount": 5},
-                    },
-                    "color": _colour_scale(found, list(dict.fromkeys(kept)), "of"),
-                },
-            },
-        ]
-    }
     return _section(
         "Who gets shown",
-        f"Of the first {found.at} places. The further a line sags, the fewer items share them; `training` is the log itself.",
+        f"Of the first {found.at} places. Every log is uneven; the question is whether the funnel makes it more so.",
         _scroll(table),
-        _duo(_figure("Popularity bias (Lorenz curve)", _svg(lines, 580, 340)), _top_tenth(found)),
+        _duo(_figure("Popularity bias", _svg(_concentration(found), 580, 330)), _half(found)),
     )
 
 
-def _top_tenth(found: Evaluation) -> str:
-    """In words, what the most shown tenth of the catalogue gets."""
-    names = {"training": "the training log", BASELINE: "what popularity shows", "funnel": "what the funnel shows"}
-    shares = [(text, 1.0 - curve[round(0.9 * (len(curve) - 1))]) for name, text in names.items() if (curve := found.lorenz[name])]
-    lines = "".join(f"<p><b>{share:.1%}</b> of {text}</p>" for text, share in shares if share == share)
-    return f"<h3>The most shown tenth of all items has</h3>{lines}<p class=note>Were all items shown equally often, it would have 10%.</p>"
+def _concentration(found: Evaluation) -> dict[str, Any]:
+    """The Lorenz curve read from its upper end, with the number of items on a log scale: in a catalogue the end is what matters."""
+    kept = list(dict.fromkeys(["training", BASELINE, str(found.attribution["best_retriever"]), "funnel"]))
+    tops = found.concentration["items"]
+    rows = [
+        {"of": name, "items": top, "places": share}
+        for name in kept
+        for top, share in zip(tops, found.concentration[name], strict=True)
+        if share == share
+    ]
+    ticks = [10**power for power in range(8) if 10**power <= tops[-1]]
+    items_axis = {"title": "items, the most shown first", "values": ticks, "format": ",", "grid": False}
+    return {
+        "data": {"values": rows},
+        "mark": {"type": "line", "strokeWidth": 2},
+        "encoding": {
+            "x": {"field": "items", "type": "quantitative", "scale": {"type": "log", "nice": False}, "axis": items_axis},
+            "y": {"field": "places", "type": "quantitative", "axis": {"format": ".0%", "title": "share of all places", "tickCount": 5}},
+            "color": _colour_scale(found, kept, "of"),
+            "strokeDash": {
+                "condition": {"test": f"datum.of === 'training' || datum.of === '{BASELINE}'", "value": [5, 4]},
+                "value": [1, 0],
+            },
+        },
+    }
+
+
+def _half(found: Evaluation) -> str:
+    """In words, how many items take half of all places."""
+    head = next(part["items"] for name, part in found.slices["items"].items() if name.startswith("head"))
+    shares = {"of the training log's events": head}
+    shares |= {
+        f"of what {name} shows": found.beyond[stage]["half_share"] for stage, name in ((BASELINE, "popularity"), ("funnel", "the funnel"))
+    }
+    lines = "".join(f"<p><b>{_items(int(number))}</b> {text}</p>" for text, number in shares.items())
+    return f"<h3>Half goes to</h3>{lines}<p class=note>of {found.counts['items']:,} items in the catalogue.</p>"
 
 
 def _ranker(found: Evaluation, importances: Mapping[str, float] | None) -> str:
@@ -356,7 +355,7 @@ def _ranker(found: Evaluation, importances: Mapping[str, float] | None) -> str:
         note = f"{rows_said} Normalised entropy below 1 beats the base rate."
         parts.append(f"<div>{_scroll(_table(['on its candidates', ''], rows, best=False))}<p class=note>{note}</p></div>")
         parts.append(
-            _figure("Calibration", _svg(_reliability(found.reliability), 420, 320), "Each point is a twentieth of the candidates.")
+            _figure("Calibration", _svg(_reliability(found.reliability), 300, 290), "Each point is a twentieth of the candidates.")
         )
     if importances:
         parts.append(f"<div><h3>What it leans on</h3>{_bars(importances)}</div>")
@@ -376,7 +375,7 @@ def _reliability(diagram: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     linear = max(smallest, top / 1000)
     scale = {"type": "symlog", "constant": linear, "domain": [0, top], "nice": False}
     ticks = [0.0] + [step * 10.0**power for power in range(-6, 1) for step in (1, 3) if linear <= step * 10.0**power <= top]
-    axis = {"format": "~%", "values": ticks, "labelOverlap": True}
+    axis = {"labelExpr": "format(datum.value * 100, '~g') + '%'", "values": ticks, "labelOverlap": True}
     place = {
         "x": {"field": "predicted", "type": "quantitative", "scale": scale, "axis": {**axis, "title": "predicted probability"}},
         "y": {"field": "observed", "type": "quantitative", "scale": scale, "axis": {**axis, "title": "observed share wanted"}},
@@ -405,6 +404,8 @@ def _training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             rows = [{"epoch": epoch, "value": value} for epoch, value in enumerate(values, start=1) if value == value]
             if len(rows) < 2:
                 continue
+            every = -(-len(values) // 6)
+            epochs = [epoch for epoch in range(1, len(values) + 1) if epoch == 1 or epoch % every == 0]
             spec = {
                 "data": {"values": rows},
                 "mark": {"type": "line", "color": RETRIEVERS[0], "point": {"size": 22, "filled": True, "color": RETRIEVERS[0]}},
@@ -412,7 +413,7 @@ def _training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
                     "x": {
                         "field": "epoch",
                         "type": "quantitative",
-                        "axis": {"title": "epoch", "tickMinStep": 1, "grid": False, "tickCount": 6},
+                        "axis": {"title": "epoch", "values": epochs, "format": "d", "grid": False},
                     },
                     "y": {"field": "value", "type": "quantitative", "scale": {"zero": False}, "axis": {"title": None, "tickCount": 4}},
                 },
@@ -485,6 +486,10 @@ def _bars(values: Mapping[str, float], shown: int = 15) -> str:
     return f"<div class=bars>{rows}</div>"
 
 
+def _items(number: int) -> str:
+    return f"{number:,} item" + ("" if number == 1 else "s")
+
+
 def _number(value: float, digits: int) -> str:
     return "–" if value != value else f"{value:,.{digits}f}"
 
@@ -522,7 +527,7 @@ def _svg(spec: Mapping[str, Any], width: int, height: int) -> str:
     text = {"labelColor": SOFT, "titleColor": SOFT, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
     config = {
         "background": None,
-        "font": "system-ui, sans-serif",
+        "font": "Arial, Helvetica, sans-serif",
         "view": {"stroke": None},
         "axis": {**text, "gridColor": GRID, "domainColor": GRID, "tickColor": GRID, "titlePadding": 8, "labelPadding": 5},
         "legend": {**text, "labelColor": INK, "labelLimit": 200, "columnPadding": 16, "rowPadding": 4},
@@ -601,10 +606,11 @@ details th,details td{padding:3px 14px}
 .chart small{color:var(--soft)}
 .charts,.pair{display:grid;gap:18px;align-items:start}
 .charts{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
+.pair th,.pair td{padding:7px 14px}
+.pair thead th{white-space:normal;max-width:11em}
 .pair{grid-template-columns:repeat(auto-fit,minmax(320px,1fr))}
 .duo{display:grid;grid-template-columns:minmax(0,1.55fr) minmax(0,1fr);gap:18px;align-items:start;margin-top:18px}
 .duo .chart{margin:0}
-.duo aside{padding-top:4px}
 .duo aside p{margin:4px 0}
 .duo td,.duo th{padding:9px 16px;white-space:normal}
 .charts .chart,.pair .chart{margin:0}
@@ -616,8 +622,8 @@ article{margin:22px 0 40px}
 .poster{margin:0;min-width:0}
 .face{aspect-ratio:4/3;border-radius:10px;padding:16px;display:flex;flex-direction:column;justify-content:space-between;color:#fff;overflow:hidden;
 background:linear-gradient(150deg,hsl(var(--hue) 42% 38%),hsl(calc(var(--hue) + 28) 48% 20%))}
-.face strong{font:700 22px/1.15 Georgia,"Times New Roman",serif;overflow-wrap:anywhere}
-.face.long strong{font-size:17px}
+.face strong{font:700 25px/1.12 Georgia,"Times New Roman",serif;overflow-wrap:anywhere}
+.face.long strong{font-size:18px}
 .face small{opacity:.85;font-size:14px;letter-spacing:.06em}
 .chips{display:flex;flex-wrap:wrap;gap:4px;margin:9px 0 6px}
 .chips span{font-size:12px;line-height:1;padding:4px 7px;border:1px solid var(--line);border-radius:99px;color:var(--soft)}

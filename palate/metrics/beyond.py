@@ -46,17 +46,22 @@ def gini(exposure: npt.NDArray[Any]) -> float:
     return float((2.0 * np.arange(1, len(x) + 1) - len(x) - 1.0) @ x / (len(x) * total))
 
 
-def lorenz(exposure: npt.NDArray[Any], points: int = 101) -> Doubles:
-    """The Lorenz curve of the exposures: what share of all places the least shown 0, 1 ... 100 % of the catalogue gets. [points].
+def concentration(exposure: npt.NDArray[Any], tops: npt.NDArray[Any]) -> Doubles:
+    """Share of all exposure that the `tops[j]` most shown items take together. float64, one a top; NaN if nothing was shown.
 
-    Twice the area between it and the diagonal is the Gini coefficient.
+    The Lorenz curve read from its upper end: 1 - L(1 - n / N) for n in tops.
     """
-    x = np.sort(np.asarray(exposure, dtype=np.float64))
+    x = -np.sort(-np.asarray(exposure, dtype=np.float64))
     total = x.sum()
     if total <= 0:
-        return np.full(points, np.nan)
-    share = np.concatenate([[0.0], np.cumsum(x) / total])
-    return np.interp(np.linspace(0.0, 1.0, points), np.linspace(0.0, 1.0, len(share)), share)
+        return np.full(len(tops), np.nan)
+    return np.concatenate([[0.0], np.cumsum(x) / total])[np.minimum(tops, len(x))]
+
+
+def half_share(exposure: npt.NDArray[Any]) -> int:
+    """The fewest items that together take at least half of all exposure; 0 if nothing was shown."""
+    x = -np.sort(-np.asarray(exposure, dtype=np.float64))
+    return int(np.searchsorted(np.cumsum(x), x.sum() / 2)) + 1 if x.sum() > 0 else 0
 
 
 def novelty(items: Ints, popularity: npt.NDArray[Any]) -> Doubles:

@@ -42,19 +42,28 @@ def test_gini_is_the_mean_difference_and_ignores_order_and_scale(x):
     assert -1e-12 <= beyond.gini(x) <= 1
 
 
+def test_concentration_and_half_by_hand():
+    shown = np.array([1, 5, 0, 2])
+    np.testing.assert_allclose(beyond.concentration(shown, np.array([0, 1, 2, 4, 9])), [0, 5 / 8, 7 / 8, 1, 1])
+    assert beyond.half_share(shown) == 1
+    assert beyond.half_share(np.array([1, 1, 1, 1])) == 2
+    assert beyond.half_share(np.array([1, 1, 1])) == 2
+    assert np.isnan(beyond.concentration(np.zeros(3), np.array([1]))).all()
+    assert beyond.half_share(np.zeros(3)) == 0
+
+
 @given(counts)
 @settings(deadline=None)
-def test_lorenz_rises_below_the_diagonal_to_the_gini(x):
-    curve = beyond.lorenz(x, points=len(x) + 1)
-    assert curve[0] == 0
+def test_concentration_rises_above_the_diagonal_to_the_gini(x):
+    n = len(x)
+    curve = beyond.concentration(x, np.arange(n + 1))
     assert curve[-1] == pytest.approx(1)
     assert (np.diff(curve) >= -1e-12).all()
-    assert (curve <= np.linspace(0, 1, len(x) + 1) + 1e-12).all()
-    assert 1 - 2 * np.trapezoid(curve, dx=1 / len(x)) == pytest.approx(beyond.gini(x), abs=1e-9)
-
-
-def test_lorenz_of_nothing():
-    assert np.isnan(beyond.lorenz(np.zeros(4), points=3)).all()
+    assert (curve >= np.linspace(0, 1, n + 1) - 1e-12).all()
+    assert 2 * np.trapezoid(curve, dx=1 / n) - 1 == pytest.approx(beyond.gini(x), abs=1e-9)
+    half = beyond.half_share(x)
+    assert curve[half] >= 0.5 - 1e-12
+    assert curve[half - 1] < 0.5
 
 
 def test_novelty_by_hand():
