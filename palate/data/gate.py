@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -270,8 +270,7 @@ def assemble(
         if codes is None:
             codes = [pl.repeat(0, scanned.rows, dtype=pl.UInt16, eager=True)]
         # kinds were numbered as they came; they are listed by name
-        order = np.array([kinds.index(kind) for kind in scanned.kinds], dtype=np.uint32)
-        done["kind"] = _enum(order[pl.concat(codes).to_numpy()], kinds)
+        done["kind"] = pl.Series(scanned.kinds, dtype=pl.Enum(kinds)).gather(pl.concat(codes))
         done["value"] = pl.concat(parts.pop("value", [pl.repeat(None, scanned.rows, dtype=pl.Float32, eager=True)]))
         for column in columns.context:
             pieces = parts.pop(column)
@@ -288,10 +287,6 @@ def assemble(
         if not frame["time"].is_sorted():
             frame = frame.sort("time", maintain_order=True)
         return frame.rechunk(), kinds
-
-
-def _enum(codes: Any, names: list[str]) -> pl.Series:
-    return pl.Series(codes, dtype=pl.UInt32).replace_strict(dict(enumerate(names)), return_dtype=pl.Enum(names))
 
 
 def _as_table(given: Table | pl.DataFrame, name: str) -> Table:
