@@ -69,7 +69,9 @@ class Encoder:
 
     @classmethod
     def fit(cls, features: FeatureSet, log: Log, history: History) -> Encoder:
-        """Fits in chunks of a million events. Ids count positive events; counters are standardised on a sample of the positive events.
+        """Fits in chunks of a million events. Ids count positive events.
+
+        Counters are standardised on a sample of the positive events, as they look at their own time and after the end of the log.
 
         ConfigError where a feature reads a column that the log lacks.
         """
@@ -115,9 +117,11 @@ class Encoder:
         sample = np.unique(np.linspace(0, len(self.history) - 1, min(SAMPLE, len(self.history))).astype(np.int64))
         for start in range(0, len(sample), BLOCK):
             events = sample[start : start + BLOCK]
-            queries, items = self.history.before(events), self.history.event_items[events]
-            for counter in counters:
-                moments[counter.name].partial_fit(self._count(counter, queries, np.arange(len(events)), items))
+            past, items = self.history.before(events), self.history.event_items[events]
+            # Models learn from moments within the log and answer after its end, when all is months older: the scale must hold for both.
+            for queries in (past, self.history.queries(past.users)):
+                for counter in counters:
+                    moments[counter.name].partial_fit(self._count(counter, queries, np.arange(len(events)), items))
         for counter in counters:
             self._fitted[counter.name] = replace(self._fitted[counter.name], moments=moments[counter.name])
 

@@ -258,7 +258,7 @@ class FeatureSet(Config):
             features.append(Sequence(length=history))
         span = int(log.times[-1] - log.times[0]) / DAY if len(log) else 0.0
         # A month, but never so long that "recent" means "ever": a tenth of a short log.
-        window = round(min(30.0, max(span / 10, 1 / 24)), 3)
+        window = round(min(30.0, span / 10), 6) or 30.0
         features += [Counter(of="item_count"), Counter(of="item_recent_count", window=window), Counter(of="item_age")]
         features += [Counter(of="user_count"), Counter(of="since_last")]
         for bag in [feature for feature in features if isinstance(feature, Bag) and feature.source.startswith("item.")]:

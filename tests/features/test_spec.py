@@ -144,7 +144,7 @@ def test_sides() -> None:
 
 def test_recent_is_shorter_than_ever(log_of: Callable[..., Log]) -> None:
     day = 86_400
-    for days, window in ((1000, 30.0), (100, 10.0), (0, 0.042)):
+    for days, window in ((1000, 30.0), (100, 10.0), (0, 30.0)):
         features = FeatureSet.derive(log_of([("u", "a", 0, "like"), ("u", "b", days * day, "like")]))
         counter = next(f for f in features.features if isinstance(f, Counter) and f.of == "item_recent_count")
         assert counter.window == window
