@@ -98,13 +98,13 @@ class GBDT(Ranker):
         objective: Literal["binary", "lambdarank"] = "lambdarank"
         trees: int = pydantic.Field(500, ge=1)
         learning_rate: float = pydantic.Field(0.05, gt=0)
-        leaves: int = pydantic.Field(31, ge=2)
-        min_rows: int = pydantic.Field(50, ge=1)
-        l2: float = pydantic.Field(1.0, ge=0)
+        leaves: int = pydantic.Field(15, ge=2)
+        min_rows: int = pydantic.Field(100, ge=1)
+        l2: float = pydantic.Field(10.0, ge=0)
         column_share: float = pydantic.Field(0.8, gt=0, le=1)
         truncation: int = pydantic.Field(30, ge=1)
         patience: int | None = pydantic.Field(50, ge=1)
-        negatives_per_query: int | None = pydantic.Field(100, ge=1)
+        negatives_per_query: int | None = pydantic.Field(50, ge=1)
         max_categories: int = pydantic.Field(64, ge=2)
         threads: int = pydantic.Field(2, ge=1)
 
