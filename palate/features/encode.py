@@ -13,16 +13,15 @@ import numpy.typing as npt
 import polars as pl
 
 from palate.features import transform
-from palate.features.fit import Fitted, Summaries, as_lists, numbers, squared
+from palate.features.columns import Column, column, is_sparse, take
+from palate.features.fit import Fitted, Summaries
 from palate.features.history import History
 from palate.features.spec import DAY, Bag, Base, Categorical, Counter, Crossed, FeatureSet, Numeric, Sequence, Source, Vector
 from palate.features.transform import Hashes, Moments
 from palate.features.vocab import Buckets, Vocabulary, as_strings
-from palate.types import DataError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, SparseInput, State, offsets_of
+from palate.types import DataError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, SparseInput, State
 
 Side = Literal["all", "user", "item"]
-# One value a row (ids), several a row (ids), or dense columns.
-Column = Ints | Ragged | Floats
 CHUNK = 1_000_000
 SAMPLE = 20_000
 BLOCK = 4096
@@ -308,58 +307,6 @@ class Encoder:
             elif not name.endswith(":values"):
                 tables[name] = array
         return cls(features, fitted, history, tables, hashes)
-
-
-def is_sparse(feature: Base) -> bool:
-    """Whether a feature is looked up in an embedding table."""
-    return not isinstance(feature, Numeric | Vector | Counter) or (isinstance(feature, Numeric) and feature.transform == "log_square")
-
-
-def column(feature: Base, fitted: Fitted, values: pl.Series) -> Column:
-    """One column, encoded: int32 [n], Ragged of n rows, or float32 [n, d]."""
-    if isinstance(feature, Bag | Counter):
-        lists = as_lists(values, feature.name).list.drop_nulls()
-        lengths = lists.list.len().fill_null(0).to_numpy()
-        flat = lists.filter(pl.Series(lengths > 0)).explode()
-        return Ragged(offsets_of(lengths), _vocabulary(fitted).ids(flat))
-    if isinstance(feature, Vector):
-        return _vectors(feature, fitted.width, values)
-    if isinstance(feature, Numeric):
-        if feature.transform == "log_square":
-            return _vocabulary(fitted).ids(squared(values, feature.name))
-        return _numeric(feature, fitted, numbers(values, feature.name))
-    return _vocabulary(fitted).ids(values)
-
-
-def _vocabulary(fitted: Fitted) -> Vocabulary | Buckets:
-    assert fitted.vocabulary is not None
-    return fitted.vocabulary
-
-
-def _numeric(feature: Numeric, fitted: Fitted, raw: transform.Doubles) -> Floats:
-    if feature.transform == "standardise":
-        assert fitted.moments is not None
-        values = fitted.moments.standardise(raw)
-    else:
-        values = transform.signed_log(raw) if feature.transform == "log" else raw
-    return np.stack([np.nan_to_num(values), ~np.isnan(raw)], axis=1).astype(np.float32)
-
-
-def _vectors(feature: Vector, width: int, values: pl.Series) -> Floats:
-    lists = as_lists(values, feature.name)
-    known = lists.is_not_null().to_numpy()
-    lengths = lists.drop_nulls().list.len().to_numpy()
-    if (lengths != width).any():
-        raise DataError(f"features.{feature.name}: {feature.source} needs vectors of {width} numbers, got {lengths[lengths != width][0]}")
-    dense = np.zeros((len(values), width + 1), dtype=np.float32)
-    dense[known, :-1] = numbers(lists.drop_nulls().explode(), feature.name).reshape(-1, width)
-    dense[:, -1] = known
-    return dense
-
-
-def take(table: Any, rows: npt.NDArray[Any]) -> Any:
-    """Rows of an encoded column; -1 is its last row."""
-    return table.take(rows) if isinstance(table, Ragged) else table[rows]
 
 
 def _with_nobody(values: pl.Series) -> pl.Series:
