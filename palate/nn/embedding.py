@@ -84,7 +84,7 @@ class Embeddings(nn.Module):
             configs = [
                 # Always SUM: means are taken from the lengths in `forward`, so that features of one table may pool differently.
                 EmbeddingBagConfig(
-                    name=_module(table),
+                    name=collection_name(table),
                     num_embeddings=self.table_rows[table],
                     embedding_dim=width,
                     feature_names=names,
@@ -107,12 +107,35 @@ class Embeddings(nn.Module):
         """Whether the backward pass updates the tables by itself."""
         return self.training_settings.sparse != "dense"
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are."""
+        return self._limits.device
+
     def tables(self) -> dict[str, Tensor]:
         """The weights of each table, [rows, D], by name: the tensors themselves, not copies."""
         if self.collection is None:
             return {}
         parameters = dict(self.collection.named_parameters())
-        return {table: parameters[f"embedding_bags.{_module(table)}.weight"] for table in self.table_rows}
+        return {table: parameters[f"embedding_bags.{collection_name(table)}.weight"] for table in self.table_rows}
+
+    def optimizer(self) -> Any:
+        """The fused optimiser (a TorchRec KeyedOptimizer); its `step` does nothing but hand the learning rate to the kernel."""
+        found = self.collection.fused_optimizer
+        return found() if isinstance(self.collection, FusedEmbeddingBagCollection) else found
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The state of the fused optimiser by table: [rows] row-wise, [rows, D] for Adagrad, none for SGD. Not copies."""
+        if not self.fused or self.collection is None:
+            return {}
+        # Keys are "t.weight", or "embedding_bags.t.weight" where the tables are sharded; each with one tensor, or with none (SGD).
+        states = {key.removeprefix("embedding_bags."): state for key, state in self.optimizer().state_dict()["state"].items()}
+        found = {table: list(states.get(f"{collection_name(table)}.weight", {}).values()) for table in self.table_rows}
+        return {table: tensors[0] for table, tensors in found.items() if tensors}
+
+    def rebuild(self, device: torch.device) -> None:
+        """The same tables, unset, as a new fused collection."""
+        self.collection = _collection(self.collection.embedding_bag_configs(), self.training_settings, device)
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         """KeyedJaggedTensor with (at least) the features' keys -> [B, F, D], float32.
@@ -167,27 +190,25 @@ class Embeddings(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Embeddings:
         """Moves to another device. FBGEMM's kernels are bound to a device and to float32, so a fused collection is built anew there."""
-        old = self.collection
-        if not isinstance(old, FusedEmbeddingBagCollection):
+        if not isinstance(self.collection, FusedEmbeddingBagCollection):
             return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        probe = fn(torch.zeros(0, device=old.device))
+        probe = fn(torch.zeros(0, device=self.device))
         if probe.dtype != torch.float32:
             raise PalateError(f"fused embedding tables are float32 and cannot become {probe.dtype}; use bf16 = true for the dense part")
-        if probe.device != old.device:
-            new = _collection(old.embedding_bag_configs(), self.training_settings, probe.device)
+        if probe.device != self.device:
+            tables, momentum = self.tables(), self.momentum()
+            self.rebuild(probe.device)
             with torch.no_grad():
-                new.load_state_dict(old.state_dict())
-                states = old.fused_optimizer().state_dict()["state"]
-                for table, state in new.fused_optimizer().state_dict()["state"].items():
-                    for key, tensor in state.items():
-                        tensor.copy_(states[table][key])
-            self.collection = new
+                for table, weight in self.tables().items():
+                    weight.copy_(tables[table])
+                for table, state in self.momentum().items():
+                    state.copy_(momentum[table])
         for name, buffer in self._buffers.items():
             self._buffers[name] = None if buffer is None else fn(buffer)
         return self
 
 
-def _module(table: str) -> str:
+def collection_name(table: str) -> str:
     """The name that the collection gives a table. Tables are named after columns (`item.genres`), modules may hold no dot."""
     return table.replace(".", "/")
 
@@ -209,7 +230,7 @@ def _table_rows(inputs: Inputs) -> dict[str, int]:
     return rows
 
 
-def fused_optimizer(training: Training) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+def fused_rule(training: Training) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
     """The optimiser class that TorchRec maps to an FBGEMM kernel, and its settings. CPU kernels exist for these three only."""
     settings: Mapping[str, float] = {"lr": training.sparse_lr}
     if training.sparse == "sgd":
@@ -221,5 +242,5 @@ def fused_optimizer(training: Training) -> tuple[type[torch.optim.Optimizer], di
 def _collection(configs: list[EmbeddingBagConfig], training: Training, device: torch.device) -> Any:
     if training.sparse == "dense":
         return EmbeddingBagCollection(tables=configs, device=device)
-    cls, settings = fused_optimizer(training)
+    cls, settings = fused_rule(training)
     return FusedEmbeddingBagCollection(tables=configs, optimizer_type=cls, optimizer_kwargs=settings, device=device)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from palate.config import Training
-from palate.nn.embedding import Embeddings
+from palate.train.shard import embeddings_of, is_sharded, whole_momentum
 from palate.types import BundleError
 
 LOWEST = 1e-6  # the plateau schedule goes no lower (as FuxiCTR)
@@ -35,13 +35,6 @@ def multiplier(schedule: str, step: int, total: int, warmup: int = 0) -> float:
     return 1.0
 
 
-def embeddings_of(model: nn.Module) -> Iterator[tuple[str, Embeddings]]:
-    """The embedding modules of a model, by name."""
-    for name, module in model.named_modules():
-        if isinstance(module, Embeddings):
-            yield name, module
-
-
 class Optimizers:
     """All optimisers of a model behind one face.
 
@@ -53,10 +46,9 @@ class Optimizers:
     def __init__(self, model: nn.Module, training: Training) -> None:
         self.training = training
         modules = list(embeddings_of(model))
-        fused = {name: module for name, module in modules if module.fused and module.tables()}
-        self.fused: dict[str, Any] = {name: module.collection.fused_optimizer() for name, module in fused.items()}
+        self.fused = {name: module for name, module in modules if module.fused and module.table_rows}
         in_tables = {id(weight) for _, module in modules for weight in module.tables().values()}
-        in_fused = {id(weight) for module in fused.values() for weight in module.tables().values()}
+        in_fused = {id(weight) for module in self.fused.values() for weight in module.tables().values()}
         named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad and id(weight) not in in_fused}
         self.named: dict[str, nn.Parameter] = named
         self.tables = [weight for weight in named.values() if id(weight) in in_tables]
@@ -70,10 +62,10 @@ class Optimizers:
         if self.dense is not None:
             for group in self.dense.param_groups:
                 group["lr"] = self._rate(self.training.lr, factor)
-        for optimizer in self.fused.values():
-            for group in optimizer.param_groups:
+        for module in self.fused.values():
+            for group in module.optimizer().param_groups:
                 group["lr"] = self._rate(self.training.sparse_lr, factor)
-            optimizer.step()  # hands the rate to the kernel; fused optimisers do nothing else here
+            module.optimizer().step()  # hands the rate to the kernel; fused optimisers do nothing else here
 
     @property
     def rate(self) -> float:
@@ -106,27 +98,25 @@ class Optimizers:
         return norm
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that the next step depends on, by name."""
+        """Every tensor that the next step depends on, by name, whole. With several processes a collective."""
         tensors: dict[str, Tensor] = {}
         if self.dense is not None:
             for name, weight in self.named.items():
                 for key, value in self.dense.state[weight].items():
                     if isinstance(value, Tensor):
                         tensors[f"dense.{name}.{key}"] = value
-        for name, optimizer in self.fused.items():
-            for table, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
-                    tensors[f"fused.{name}.{table}.{key}"] = value
+        for name, module in self.fused.items():
+            tensors |= {f"fused.{name}.{table}": state for table, state in whole_momentum(module).items()}
         return tensors
 
     @torch.no_grad()
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `state` gave. Errors: BundleError where it is another optimiser's."""
+        """Takes over what `state` gave, before tables are sharded. Errors: BundleError where it is another optimiser's."""
         left = dict(tensors)
-        for name, optimizer in self.fused.items():
-            for table, state in optimizer.state_dict()["state"].items():
-                for key, value in state.items():
-                    value.copy_(_taken(left, f"fused.{name}.{table}.{key}", value.shape))
+        for name, module in self.fused.items():
+            assert not is_sharded(module)
+            for table, state in module.momentum().items():
+                state.copy_(_taken(left, f"fused.{name}.{table}", state.shape))
         if self.dense is not None:
             for name, weight in self.named.items():
                 prefix = f"dense.{name}."

@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.config import Training
-from palate.train import checkpoint
+from palate.train import checkpoint, shard
 from palate.train.optim import Optimizers, multiplier
 from palate.train.report import Report
 from palate.types import Batch, BundleError, ConfigError, PalateError, Run
@@ -65,6 +65,7 @@ class Trainer:
         """Trains `model` in place, leaves it in eval mode, and returns the curves: a list a metric, one value an epoch."""
         fit = _Fit(model, loader, step, training, name, run, validate)
         fit.take_up()
+        fit.spread()
         with fit.report(), _CtrlC() as stop:
             while not fit.finished:
                 fit.epoch(stop)
@@ -100,7 +101,8 @@ class _Fit:
     ) -> None:
         self.model, self.loader, self.step, self.validate = model, loader, step, validate
         self.training, self.name, self.run = training, name, run
-        torch.manual_seed(run.seed)
+        self.rank, self.world = shard.rank_and_world()
+        torch.manual_seed(run.seed + self.rank)
         self.device = torch.device(run.device)
         model.to(self.device)
         self.optimizers = Optimizers(model, training)
@@ -111,6 +113,7 @@ class _Fit:
         self.best_weights: dict[str, Tensor] = {}
         self.folder: Path | None = None if run.folder is None else run.folder / name
         self.saved = 0
+        self.forward: Callable[[Batch], Mapping[str, Tensor]] = lambda batch: step(model, batch)
         self.reported: Report
 
     @property
@@ -118,9 +121,9 @@ class _Fit:
         return self.now.finished
 
     def report(self) -> Report:
-        board = None if self.run.folder is None else self.run.folder / "tensorboard" / self.name
+        board = None if self.run.folder is None or self.rank else self.run.folder / "tensorboard" / self.name
         total = self.training.epochs * self.batches
-        self.reported = Report(self.name, total, quiet=self.run.quiet, folder=board, done=self.now.steps)
+        self.reported = Report(self.name, total, quiet=self.run.quiet or self.rank > 0, folder=board, done=self.now.steps)
         return self.reported
 
     def epoch(self, stop: _CtrlC) -> None:
@@ -146,7 +149,7 @@ class _Fit:
         if self.device.type != "cpu":
             batch = batch.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.training.bf16):
-            outputs = self.step(self.model, batch)
+            outputs = self.forward(batch)
         values = {key: float(value.detach()) for key, value in outputs.items()}
         if not math.isfinite(values["loss"]):
             # Before the backward pass: the fused tables are still whole, and so is the last checkpoint.
@@ -162,12 +165,13 @@ class _Fit:
     def judge(self) -> None:
         """Ends the epoch: validates, keeps the best weights, cuts the rate, decides whether to go on."""
         now, training = self.now, self.training
-        metrics = {key: value / max(1, now.rows) for key, value in now.sums.items()}
+        sums = shard.add_up({**now.sums, "": now.rows})  # over the processes; "" is how many rows there were
+        metrics = {key: value / max(1.0, sums[""]) for key, value in sums.items() if key}
         watched = metrics
         if self.validate is not None:
             self.model.eval()
             with torch.no_grad():
-                watched = {key: float(value) for key, value in self.validate(self.model).items()}
+                watched = shard.of_first({key: float(value) for key, value in self.validate(self.model).items()})
             clashes = {key: f"validation_{key}" for key in watched if key in metrics}
             metrics.update({clashes.get(key, key): value for key, value in watched.items()})
         for key, value in metrics.items():
@@ -184,8 +188,10 @@ class _Fit:
             )
         if now.epoch >= training.epochs:
             now.finished = True
-        if now.finished and self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+        if now.finished:
+            self.gather()
+            if self.best_weights:
+                self.model.load_state_dict(self.best_weights)
 
     def _weigh(self, metric: float) -> None:
         now, training = self.now, self.training
@@ -193,7 +199,7 @@ class _Fit:
         if math.isfinite(value) and (now.best is None or value > now.best + GAIN):
             now.best, now.stale = value, 0
             if self.validate is not None:
-                self.best_weights = {key: tensor.detach().to("cpu", copy=True) for key, tensor in self.model.state_dict().items()}
+                self.best_weights = {key: tensor.detach().to("cpu", copy=True) for key, tensor in shard.whole_state(self.model).items()}
             return
         now.stale += 1
         if training.schedule == "plateau":
@@ -201,13 +207,27 @@ class _Fit:
         if training.patience is not None and now.stale >= training.patience:
             now.finished = True
 
+    # Several processes
+
+    def spread(self) -> None:
+        """Spreads the tables over the processes, and has the gradients of the rest averaged."""
+        if self.world > 1 and not self.finished:
+            dense = list(self.optimizers.named)
+            shard.shard(self.model, self.training)
+            self.forward = shard.data_parallel(self.model, self.step, dense)
+
+    def gather(self) -> None:
+        """An ordinary model again, the same on every process."""
+        if self.world > 1:
+            shard.unshard(self.model)
+
     # Checkpoints
 
     @property
     def settings(self) -> dict[str, Any]:
         """What must be equal for a run to be taken up."""
         settings = {f"training.{key}": value for key, value in self.training.model_dump(mode="json").items() if key != "checkpoint_every"}
-        return {**settings, "seed": self.run.seed, "batches an epoch": self.batches}
+        return {**settings, "seed": self.run.seed, "batches an epoch": self.batches, "processes": self.world}
 
     def save_if_due(self) -> None:
         if self.folder is not None and (self.finished or self.now.steps - self.saved >= self.training.checkpoint_every):
@@ -215,13 +235,16 @@ class _Fit:
 
     def save(self) -> None:
         assert self.folder is not None
-        tensors: dict[str, Mapping[str, Tensor]] = {"model": self.model.state_dict()}
+        tensors: dict[str, Mapping[str, Tensor]] = {"model": shard.whole_state(self.model)}
         if not self.finished:
             tensors["optimizer"] = self.optimizers.state()
             tensors["best"] = self.best_weights
-            tensors["random"] = checkpoint.random_state(self.device)
-        meta = {"now": asdict(self.now), "loader": dict(self.loader.state_dict()), "settings": self.settings}
-        checkpoint.save(self.folder, meta, tensors)
+            tensors["random"] = shard.everyones(checkpoint.random_state(self.device))
+        now = replace(self.now, sums=shard.add_up(self.now.sums), rows=int(shard.add_up({"": self.now.rows})[""]))
+        if self.rank == 0:
+            meta = {"now": asdict(now), "loader": dict(self.loader.state_dict()), "settings": self.settings}
+            checkpoint.save(self.folder, meta, tensors)
+        shard.wait()
         self.saved = self.now.steps
 
     def take_up(self) -> None:
@@ -257,7 +280,10 @@ class _Fit:
             return
         self.optimizers.restore(found.tensors["optimizer"])
         self.best_weights = found.tensors["best"]
-        checkpoint.set_random_state(found.tensors["random"], self.device)
+        if self.rank > 0:  # the sums so far are those of all processes; process 0 holds them
+            self.now.sums, self.now.rows = dict.fromkeys(self.now.sums, 0.0), 0
+        random = {name.removesuffix(f".{self.rank}"): state for name, state in found.tensors["random"].items()}
+        checkpoint.set_random_state(random, self.device)
         self.loader.load_state_dict(found.meta["loader"])
 
     def leave_if(self, stop: _CtrlC) -> None:

@@ -59,9 +59,7 @@ def test_fused_updates_against_a_hand_written_oracle(kind: str, rule, pooling: s
         expected[touched], momentum[touched] = part, state
         np.testing.assert_allclose(model["embed"].tables()["t"].detach().numpy(), expected, rtol=2e-5, atol=1e-6)
     if kind != "sgd":
-        np.testing.assert_allclose(
-            optimizers.state()["fused.embed.t.weight.t.weight.momentum_1"].reshape(momentum.shape), momentum, rtol=2e-5
-        )
+        np.testing.assert_allclose(optimizers.state()["fused.embed.t"].reshape(momentum.shape), momentum, rtol=2e-5)
 
 
 def test_dense_adam_with_l2_and_clip_against_an_explicit_loop() -> None:
@@ -156,7 +154,7 @@ def test_state_goes_out_and_in(dense: str, sparse: str) -> None:
 def test_state_of_another_network_is_refused() -> None:
     training = Training(sparse="rowwise_adagrad")
     optimizers = Optimizers(Net(training), training)
-    with pytest.raises(BundleError, match=r"expected 'fused.embeddings.f0.weight.*' of shape \(50,\), found none"):
+    with pytest.raises(BundleError, match=r"expected 'fused.embeddings.f0' of shape \(50,\), found none"):
         optimizers.restore({})
     with pytest.raises(BundleError, match=r"state of 'dense.other.weight.exp_avg'"):
         optimizers.restore({**optimizers.state(), "dense.other.weight.exp_avg": torch.zeros(1)})
