@@ -145,7 +145,7 @@ class Funnel:
             self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
             merged = self.candidates(queries)[1]
             labels = relevance(merged.items, relevant).astype(np.float32)[:, :, None]
-            found = labels.any(axis=(1, 2))
+            found: Bools = np.asarray(labels.any(axis=(1, 2)))
             if not found.any():
                 raise SplitError(f"{log.name}: the retrievers brought none of the items that should label the ranker; raise their quota")
             validation = _share(groups, self.config.validation, run.seed)
