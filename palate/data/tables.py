@@ -473,8 +473,8 @@ def json_series(name: str, values: list[Any]) -> pl.Series:
         return pl.Series(name, values, dtype=pl.Boolean)
     if kinds == {int} and all(v is None or -(2**63) <= v < 2**63 for v in values):
         return pl.Series(name, values, dtype=pl.Int64)
-    if kinds == {float}:
-        return pl.Series(name, values, dtype=pl.Float64)
+    if kinds <= {int, float} and all(not isinstance(v, int) or abs(v) <= 2**53 for v in values):
+        return pl.Series(name, values, dtype=pl.Float64, strict=False)
     if kinds == {list}:
         texts = [None if v is None else [None if x is None else _json_text(x) for x in v] for v in values]
         return pl.Series(name, texts, dtype=pl.List(pl.String))
