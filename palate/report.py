@@ -19,7 +19,7 @@ from palate.evaluate import BASELINE, Evaluation
 
 INK, SOFT, GRID = "#1c1e21", "#6b7079", "#e3e3df"
 """Placeholders for text, axes and grid lines; the style sheet gives them the theme's colours."""
-FIXED = {BASELINE: "#8b8f99", "merged": "#5c7089", "ranked": "#e09a3c", "funnel": "#d9433f", "training": "#5c7089"}
+FIXED = {BASELINE: "#8b8f99", "merged": "#6f86a3", "ranked": "#e09a3c", "funnel": "#d9433f", "training": "#6f86a3"}
 RETRIEVERS = ("#3f7fe0", "#159a83", "#9a63cf", "#b0882b", "#4fa3c7", "#c2649a", "#7a9a3a")
 TAGS_SHOWN = 3
 SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~f')"
@@ -260,10 +260,15 @@ def _slices(found: Evaluation) -> str:
     for heading, by, counted, noun in sides:
         groups = {name: part for name, part in found.slices[by].items() if part["stages"]}
         rows = [[stage, *(part["stages"][stage][recall] for part in groups.values())] for stage in found.stages]
-        header = ["stage", *(f"{name.replace(' (', chr(10) + '(', 1)}\n{part[counted]:,} {noun}" for name, part in groups.items())]
+        heads = [
+            f"{name.replace(' (', chr(10) + '(', 1)}\n"
+            + (f"{part['items']:,} items, " if "items" in part else "")
+            + f"{part[counted]:,} {noun}"
+            for name, part in groups.items()
+        ]
         empty = [name for name, part in found.slices[by].items() if not part["stages"]]
         none = f"<p class=note>Empty: {escape(', '.join(empty))}.</p>" if empty else ""
-        blocks.append(f"<div><h3>{escape(heading)}</h3>{_scroll(_table(header, rows, colours=_colours(found)))}{none}</div>")
+        blocks.append(f"<div><h3>{escape(heading)}</h3>{_scroll(_table(['stage', *heads], rows, colours=_colours(found)))}{none}</div>")
     chance = found.counts[f"chance_recall@{found.at}"]
     return _section(
         "Warm and cold",
@@ -543,6 +548,7 @@ def _svg(spec: Mapping[str, Any], width: int, height: int) -> str:
     }
     svg = str(vl_convert.vegalite_to_svg(full, vl_version="5.21"))
     own = f"c{zlib.crc32(svg.encode()):08x}"
+    svg = svg.replace("<svg ", f'<svg style="max-width:{round(1.2 * width)}px" ', 1)
     return re.sub(r'(id="|url\(#)', rf"\g<1>{own}", svg)
 
 
@@ -608,9 +614,12 @@ details th,details td{padding:3px 14px}
 .charts{grid-template-columns:repeat(auto-fill,minmax(300px,1fr))}
 .pair th,.pair td{padding:7px 14px}
 .pair thead th{white-space:normal;max-width:11em}
+.pair thead th+th{min-width:8.4em}
 .pair{grid-template-columns:repeat(auto-fit,minmax(320px,1fr))}
 .duo{display:grid;grid-template-columns:minmax(0,1.55fr) minmax(0,1fr);gap:18px;align-items:start;margin-top:18px}
 .duo .chart{margin:0}
+.duo .chart{overflow-x:auto}
+.duo .chart svg{min-width:440px}
 .duo aside p{margin:4px 0}
 .duo td,.duo th{padding:9px 16px;white-space:normal}
 .charts .chart,.pair .chart{margin:0}
