@@ -18,21 +18,28 @@ _DENSE_GAIN = 200
 def gram(x: sparse.csr_matrix, dtype: Any = np.float32) -> npt.NDArray[Any]:
     """X'X as one dense matrix [N, N]. x: [U, N]."""
     product = np.empty((x.shape[1], x.shape[1]), dtype=dtype)
-    for start, block in gram_blocks(x.T.tocsr(), x):
-        product[start : start + len(block)] = block
+    for start, block in _blocks(x):
+        product[start : start + block.shape[0]] = block.toarray() if sparse.issparse(block) else block
     return product
 
 
-def gram_blocks(left: sparse.csr_matrix, right: sparse.csr_matrix) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """`left @ right` as (first row, dense block [b, N]). left: [M, U]; right: [U, N]. Memory: O(`BLOCK`) beside the operands.
+def sparse_gram_blocks(x: sparse.csr_matrix) -> Iterator[tuple[int, sparse.csr_matrix]]:
+    """X'X as (first row, sparse block of rows). x: [U, N]. Memory: O(`BLOCK`) beside X.
 
-    Cost: U M N dense multiply-adds, or one sparse multiply-add for each pair of entries that meet, whichever is quicker.
+    Matrices with entries at the same places give blocks with entries in the same order.
     """
-    rows, inner = left.shape
-    size = max(1, BLOCK // max(right.shape[1], 1))
-    meetings = int((np.diff(left.tocsc().indptr).astype(np.int64) * np.diff(right.indptr)).sum())
-    dense = inner * right.shape[1] <= 8 * BLOCK and rows * inner * right.shape[1] < _DENSE_GAIN * meetings
-    other = right.toarray() if dense else right
-    for start in range(0, rows, size):
+    for start, block in _blocks(x):
+        yield start, sparse.csr_matrix(block)
+
+
+def _blocks(x: sparse.csr_matrix) -> Iterator[tuple[int, Any]]:
+    """X'X as (first row, block of rows), dense or sparse. Cost: U N^2 dense multiply-adds, or the sum of squares of the users' events."""
+    users, items = x.shape
+    size = max(1, BLOCK // max(items, 1))
+    left = x.T.tocsr()
+    meetings = int((np.diff(x.indptr).astype(np.int64) ** 2).sum())
+    dense = users * items <= 8 * BLOCK and users * items**2 < _DENSE_GAIN * meetings
+    right = x.toarray() if dense else x
+    for start in range(0, items, size):
         part = left[start : start + size]
-        yield start, part.toarray() @ other if dense else (part @ other).toarray()
+        yield start, part.toarray() @ right if dense else part @ right

@@ -19,20 +19,18 @@ only the `neighbours` largest stay, and the score of item j is the sum over the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
-import numpy.typing as npt
 import pydantic
 from scipy import sparse
 
 from palate.retrieve.base import Retriever, interactions
-from palate.retrieve.gram import gram_blocks
-from palate.retrieve.topk import BLOCK, answer, query_matrix, strongest, top_k
+from palate.retrieve.gram import sparse_gram_blocks
+from palate.retrieve.topk import BLOCK, answer, query_matrix, strongest
 from palate.types import Candidates, Floats, Ints, Log, Queries, Run, State
 
 _K1, _B = 1.2, 0.75
-_TINY = 1e-12
 
 
 class ItemKNN(Retriever):
@@ -62,17 +60,8 @@ class ItemKNN(Retriever):
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
         blocks = _transitions(log, self.config) if self.config.similarity == "sequential" else _likeness(log, self.config)
-        rows = []
-        for start, block in blocks:
-            own = np.arange(len(block))
-            block[own, start + own] = 0
-            block[block <= 0] = -np.inf
-            items, scores = top_k(block.astype(np.float32, copy=False), self.config.neighbours)
-            present = items >= 0
-            indptr = np.concatenate([[0], np.cumsum(present.sum(axis=1))])
-            rows.append(sparse.csr_matrix((scores[present], items[present], indptr), shape=(len(block), log.n_items)))
+        rows = [_nearest(block, start, self.config.neighbours) for start, block in blocks]
         self.neighbours = sparse.vstack(rows, format="csr") if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
-        self.neighbours.sort_indices()
         return self
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
@@ -100,25 +89,42 @@ class ItemKNN(Retriever):
         return self
 
 
-def _likeness(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _nearest(block: sparse.csr_matrix, start: int, neighbours: int) -> sparse.csr_matrix:
+    """The largest positive values of each row, of equals those of lower codes; row r is item `start + r`, no neighbour of itself."""
+    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
+    keep = (block.data > 0) & (block.indices != rows + start)
+    for row in np.flatnonzero(np.diff(block.indptr) > neighbours):
+        own = slice(block.indptr[row], block.indptr[row + 1])
+        values = np.where(keep[own], block.data[own], 0)
+        last = np.partition(values, len(values) - neighbours)[len(values) - neighbours]
+        above = values > last
+        level = np.flatnonzero((values == last) & keep[own])
+        above[level[np.argsort(block.indices[own][level])[: neighbours - int(above.sum())]]] = True
+        keep[own] = above
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[keep], minlength=block.shape[0]))])
+    nearest = sparse.csr_matrix((block.data[keep].astype(np.float32), block.indices[keep], indptr), shape=block.shape)
+    nearest.sort_indices()
+    return nearest
+
+
+def _likeness(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Blocks of rows of the similarity by common users."""
     x = interactions(log)
     n = np.asarray(x.sum(axis=0)).ravel()
     weighted, norm = _weighted(x, n, config)
-    left = weighted.T.tocsr()
-    common = gram_blocks(x.T.tocsr(), x) if config.shrink and weighted is not x else None
-    for start, block in gram_blocks(left, weighted):
-        rows = slice(start, start + len(block))
-        met = block if common is None else next(common)[1]
-        trust = met / (met + config.shrink) if config.shrink else None
+    common = sparse_gram_blocks(x) if config.shrink and weighted is not x else None
+    for start, block in sparse_gram_blocks(weighted):
+        i, j, met = start + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), block.indices, block.data
+        users = met if common is None else next(common)[1].data
         if config.similarity == "jaccard":
-            block /= np.maximum(n[rows, None] + n - block, _TINY)
+            likeness = met / (n[i] + n[j] - met)
         elif config.similarity == "conditional":
-            block /= np.maximum(n[rows, None] * n**config.alpha, _TINY)
-        elif config.similarity != "bm25":
-            block /= np.maximum(norm[rows, None] * norm, _TINY)
-        if trust is not None:
-            block *= trust
+            likeness = met / (n[i] * n[j] ** config.alpha)
+        elif config.similarity == "bm25":
+            likeness = met
+        else:
+            likeness = met / (norm[i] * norm[j])
+        block.data = likeness * (users / (users + config.shrink)) if config.shrink else likeness
         yield start, block
 
 
@@ -127,32 +133,42 @@ def _weighted(x: sparse.csr_matrix, n: Floats, config: ItemKNN.Config) -> tuple[
     if config.similarity not in ("tfidf", "bm25"):
         return x, np.sqrt(n)
     idf = np.log1p(x.shape[1] / np.maximum(np.diff(x.indptr), 1)).astype(np.float32)
-    weighted = sparse.diags_array(idf) @ x
+    weighted = x.copy()  # the same places as x, so that blocks of both products line up entry by entry
+    weighted.data = np.repeat(idf, np.diff(x.indptr))
     if config.similarity == "bm25":
-        length = n / max(float(n[n > 0].mean()) if (n > 0).any() else 1.0, _TINY)
-        weighted = weighted @ sparse.diags_array(((_K1 + 1) / (1 + _K1 * (1 - _B + _B * length))).astype(np.float32))
-    weighted = sparse.csr_matrix(weighted)
+        length = n / (n.sum() / max(np.count_nonzero(n), 1) or 1)
+        weighted.data *= ((_K1 + 1) / (1 + _K1 * (1 - _B + _B * length))).astype(np.float32)[x.indices]
     return weighted, np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=0)).ravel())
 
 
-def _transitions(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+def _transitions(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Blocks of rows of the similarity by what came next."""
     positives = log.positives()
+    if not len(positives):
+        yield 0, sparse.csr_matrix((log.n_items, log.n_items), dtype=np.float32)
+        return
     order = np.argsort(positives.user_codes, kind="stable")
     users, items = positives.user_codes[order], positives.item_codes[order]
     n = np.bincount(items, minlength=log.n_items).astype(np.float32)
     by_item = np.argsort(items, kind="stable")
-    offsets = np.concatenate([[0], np.cumsum(n.astype(np.int64))])
-    size = max(1, BLOCK // max(log.n_items, 1))
-    for start in range(0, log.n_items, size):
-        stop = min(start + size, log.n_items)
-        at = by_item[offsets[start] : offsets[stop]]
-        block = np.zeros((stop - start) * log.n_items)
+    ends = np.cumsum(n.astype(np.int64))
+    # As many rows to a block as have about BLOCK pairs between them.
+    blocks = np.searchsorted(ends * config.window, np.arange(BLOCK, ends[-1] * config.window + BLOCK, BLOCK), side="right") + 1
+    start = 0
+    for stop in np.unique(np.minimum(blocks, log.n_items)).tolist():
+        at = by_item[ends[start] - int(n[start]) : ends[stop - 1]]
+        sources, targets, weights = [], [], []
         for distance in range(1, config.window + 1):
             at = at[at + distance < len(items)]
             at = at[users[at] == users[at + distance]]
-            places = (items[at] - start).astype(np.int64) * log.n_items + items[at + distance]
-            block += np.bincount(places, minlength=len(block)) / distance
-        followed = block.reshape(stop - start, log.n_items)
-        trust = followed / (followed + config.shrink) if config.shrink else 1.0
-        yield start, followed / np.maximum(n[start:stop, None] * n**config.alpha, _TINY) * trust
+            sources.append(items[at] - start)
+            targets.append(items[at + distance])
+            weights.append(np.full(len(at), 1 / distance, dtype=np.float32))
+        pairs = (np.concatenate(sources), np.concatenate(targets))
+        block = sparse.csr_matrix((np.concatenate(weights), pairs), shape=(stop - start, log.n_items))
+        block.sum_duplicates()
+        i = start + np.repeat(np.arange(stop - start), np.diff(block.indptr))
+        chance = block.data / (n[i] * n[block.indices] ** config.alpha)
+        block.data = chance * (block.data / (block.data + config.shrink))
+        yield start, block
+        start = stop
