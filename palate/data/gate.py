@@ -282,11 +282,11 @@ def assemble(
                         f"{name}: column {column!r} holds numbers that are not finite (nan, inf); mend them, or leave the column out"
                     )
             done[column] = whole
-        frame = pl.DataFrame([series.alias(key) for key, series in done.items()])
-        done.clear()
-        if not frame["time"].is_sorted():
-            frame = frame.sort("time", maintain_order=True)
-        return frame.rechunk(), kinds
+        # column by column, so that at most one stands in memory twice
+        order = None if done["time"].is_sorted() else np.argsort(done["time"].to_physical().to_numpy(), kind="stable")
+        for key, series in done.items():
+            done[key] = series.rechunk() if order is None else series.gather(order)
+        return pl.DataFrame([series.alias(key) for key, series in done.items()]), kinds
 
 
 def _as_table(given: Table | pl.DataFrame, name: str) -> Table:

@@ -7,6 +7,7 @@ Everything third parties throw at a damaged file comes out as a `DataError`.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import hashlib
@@ -288,19 +289,28 @@ class TextTable(FileTable):
             self.broken.append(Broken(row.number - 2, reason, row.text))
             return "skip"
 
-        with translated(self.name, self.format):
+        with translated(self.name, self.format), self.path.open("rb") as file:
+            # A broken row that is not UTF-8 cannot be handed to the handler; as Latin-1 every byte can, and is put back afterwards.
+            utf8 = _is_utf8(file)
+            if not utf8:
+                file.seek(3 if file.read(3) == b"\xef\xbb\xbf" else 0)
             reader = arrow_csv.open_csv(
-                self.path,
+                self.path if utf8 else file,
                 # one thread: only then are the numbers of broken rows known
-                read_options=arrow_csv.ReadOptions(block_size=BLOCK, use_threads=False),
+                read_options=arrow_csv.ReadOptions(block_size=BLOCK, use_threads=False, encoding="utf8" if utf8 else "latin1"),
                 parse_options=arrow_csv.ParseOptions(delimiter=self.separator, newlines_in_values=True, invalid_row_handler=handler),
                 convert_options=arrow_csv.ConvertOptions(
-                    include_columns=wanted, column_types={name: pa.binary() for name in wanted}, strings_can_be_null=False
+                    include_columns=wanted if utf8 else [_as_latin1(name) for name in wanted],
+                    column_types={name if utf8 else _as_latin1(name): pa.binary() for name in wanted},
+                    strings_can_be_null=False,
                 ),
             )
             for batch in reader:
                 frame = pl.from_arrow(batch)
                 assert isinstance(frame, pl.DataFrame)
+                if not utf8:
+                    restored = ([value.decode().encode("latin-1") for value in column.to_list()] for column in frame.iter_columns())
+                    frame = pl.DataFrame([pl.Series(name, values, pl.Binary) for name, values in zip(wanted, restored, strict=True)])
                 if frame.height:
                     yield frame
 
@@ -321,6 +331,25 @@ class TextTable(FileTable):
                 if not left:
                     break
         return lines, found
+
+
+def _is_utf8(file: BinaryIO) -> bool:
+    """Whether a file is UTF-8 from here to its end; the file is wound back."""
+    start = file.tell()
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while piece := file.read(BLOCK):
+            decoder.decode(piece)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    finally:
+        file.seek(start)
+    return True
+
+
+def _as_latin1(name: str) -> str:
+    return name.encode().decode("latin-1")
 
 
 def text_records(file: BinaryIO, separator: bytes) -> Iterator[tuple[int, int, bytes]]:

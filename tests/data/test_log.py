@@ -218,6 +218,13 @@ def test_bytes_that_are_not_utf8_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^events.csv, line 3, column 'item': not UTF-8 text; save the file as UTF-8$"):
         read(path)
     assert len(read(path, bad_rows=tmp_path / "bad.csv")) == 2
+    # a row that is broken in two ways, below a header that is not ASCII
+    path.write_bytes("\ufeffuser,ïtem,time\nü,a,1\n".encode() + b"\xff,b\nu,\xe9,3\n")
+    log = read(path, item="ïtem", bad_rows=tmp_path / "bad.csv")
+    assert log.users["user"].to_list() == ["ü"]
+    bad = pl.read_csv(tmp_path / "bad.csv")
+    assert bad["row"].to_list() == [3, 4]
+    assert bad["reason"].to_list() == ["2 fields where the header has 3", "not UTF-8 text; save the file as UTF-8"]
     path.write_bytes("user,item,time\nu,a,1\n".encode("utf-16"))
     with pytest.raises(DataError, match="UTF-16"):
         read(path)
