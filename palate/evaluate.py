@@ -74,7 +74,7 @@ class Evaluation:
     ranker: its probabilities on the merged candidates. reliability: predicted and observed means of bins, and their rows.
     slices: by the user's training events and by the target's popularity. comparisons: paired differences with intervals.
     attribution: what retrieval lost and ranking gained. beyond: beyond accuracy, per stage's first `at` places.
-    concentration: per stage, what share of those places the `items` most shown items take together; `training` is the log itself.
+    concentration: per stage, what share of those places the `top items` most shown take together; `training log` is the log itself.
     counts: queries, targets, what was dropped. at: the K of slices, comparisons and `beyond`. seconds: all; stage_seconds: of the funnel.
     """
 
@@ -227,7 +227,7 @@ class _Cases:
         owners = np.searchsorted(users, wanted // test.n_items)
         relevant = Ragged(offsets_of(np.bincount(owners, minlength=len(users))), (wanted % test.n_items).astype(np.int32))
         learnt = funnel.history.queries(users.astype(np.int32)).history
-        if not (~_within(relevant, learnt, test.n_items)).any():
+        if _within(relevant, learnt, test.n_items).all():
             raise SplitError(f"{test.name}: every wanted item of the test is in training; evaluate on the held-out half of a split")
         return cls(users.astype(np.int32), positives.times[first], relevant, first.astype(np.int64), positives)
 
@@ -348,8 +348,8 @@ class _Tally:
 
     def _concentration(self) -> dict[str, list[float]]:
         tops = np.unique(np.geomspace(1, len(self.funnel.item_ids), 50).round().astype(np.int64))
-        shown: dict[str, npt.NDArray[Any]] = {"training": self.funnel.popularity, **self.exposure}
-        return {"items": tops.tolist(), **{name: beyond.concentration(x, tops).tolist() for name, x in shown.items()}}
+        shown: dict[str, npt.NDArray[Any]] = {"training log": self.funnel.popularity, **self.exposure}
+        return {"top items": tops.tolist(), **{name: beyond.concentration(x, tops).tolist() for name, x in shown.items()}}
 
     def _attribution(self, stages: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Where the loss and the gain are. The best retriever is chosen on these very queries: the hardest one to beat."""
@@ -464,8 +464,15 @@ def _labels(funnel: Funnel) -> Ragged | None:
 
 
 def _within(values: Ragged, rows: Ragged, n_items: int) -> Bools:
-    """Which of the values are among those of the same row of `rows`."""
-    return np.isin(values.rows * n_items + values.values, rows.rows * n_items + rows.values)
+    """Which of the values (each once a row) are among those of the same row of `rows`. Cost: a binary search for each of `rows`."""
+    found = np.zeros(len(values.values), dtype=np.bool_)
+    if len(found):
+        keys = values.rows * n_items + values.values
+        order = np.argsort(keys)
+        others = rows.rows * n_items + rows.values
+        place = order[np.minimum(np.searchsorted(keys, others, sorter=order), len(keys) - 1)]
+        found[place[keys[place] == others]] = True
+    return found
 
 
 def _only(rows: Ragged, keep: Bools) -> Ragged:

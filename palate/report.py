@@ -19,7 +19,7 @@ from palate.evaluate import BASELINE, Evaluation
 
 INK, SOFT, GRID = "#1c1e21", "#6b7079", "#e3e3df"
 """Placeholders for text, axes and grid lines; the style sheet gives them the theme's colours."""
-FIXED = {BASELINE: "#8b8f99", "merged": "#6f86a3", "ranked": "#e09a3c", "funnel": "#d9433f", "training": "#6f86a3"}
+FIXED = {BASELINE: "#8b8f99", "merged": "#6f86a3", "ranked": "#e09a3c", "funnel": "#d9433f", "training log": "#6f86a3"}
 RETRIEVERS = ("#3f7fe0", "#159a83", "#9a63cf", "#b0882b", "#4fa3c7", "#c2649a", "#7a9a3a")
 TAGS_SHOWN = 3
 SIGNED = "datum.value == 0 ? '0' : format(datum.value, '+.3~f')"
@@ -307,8 +307,8 @@ def _exposure(found: Evaluation) -> str:
 
 def _concentration(found: Evaluation) -> dict[str, Any]:
     """The Lorenz curve read from its upper end, with the number of items on a log scale: in a catalogue the end is what matters."""
-    kept = list(dict.fromkeys(["training", BASELINE, str(found.attribution["best_retriever"]), "funnel"]))
-    tops = found.concentration["items"]
+    kept = list(dict.fromkeys(["training log", BASELINE, str(found.attribution["best_retriever"]), "funnel"]))
+    tops = found.concentration["top items"]
     rows = [
         {"of": name, "items": top, "places": share}
         for name in kept
@@ -325,7 +325,7 @@ def _concentration(found: Evaluation) -> dict[str, Any]:
             "y": {"field": "places", "type": "quantitative", "axis": {"format": ".0%", "title": "share of all places", "tickCount": 5}},
             "color": _colour_scale(found, kept, "of"),
             "strokeDash": {
-                "condition": {"test": f"datum.of === 'training' || datum.of === '{BASELINE}'", "value": [5, 4]},
+                "condition": {"test": f"datum.of === 'training log' || datum.of === '{BASELINE}'", "value": [5, 4]},
                 "value": [1, 0],
             },
         },

@@ -51,7 +51,7 @@ def evaluation():
             **{f"{name}_ndcg@10": 0.1 for name in ("best", "merged", "ranked", "funnel", "perfect_ranking")},
         },
         beyond=dict.fromkeys(STAGES, beyond),
-        concentration={"items": [1, 10, 100], **{name: [0.1, 0.5, 1.0] for name in ("training", *STAGES)}},
+        concentration={"top items": [1, 10, 100], **{name: [0.1, 0.5, 1.0] for name in ("training log", *STAGES)}},
         counts={"users": 9, "queries": 9, "targets": 9, "dropped_targets": 2, "dropped_users": 0, "items": 100, "chance_recall@10": 0.1},
         ks=KS,
         at=10,
