@@ -30,7 +30,7 @@ from palate.features.collate import collate
 from palate.features.encode import Encoded, Encoder
 from palate.features.history import History
 from palate.features.loader import Loader
-from palate.features.spec import Categorical, Counter, FeatureSet
+from palate.features.spec import Categorical, Counter, FeatureSet, Sequence
 from palate.features.vocab import OOV
 from palate.losses import in_batch_softmax, sampled_softmax
 from palate.nn.embedding import Embeddings
@@ -48,9 +48,11 @@ class TwoTower(Retriever):
     """Any features on both sides; softmax over the positive events, each asked with what was known strictly before it."""
 
     class Config(Retriever.Config):
-        """width: of embeddings and of both vectors. query_layers, item_layers: hidden layers between the two. dropout: in them.
+        """width: of embeddings and of both vectors. query_layers, item_layers: hidden layers between the two (none: linear).
+        dropout: in them.
 
-        features: what the towers read; by default what the log suggests, less counters. history: how many past items a query carries.
+        features: what the towers read; by default what the log suggests, less counters. history: how many past items a query carries,
+        as the mean of their embeddings; recent: how many of them make up a second mean, since a mean knows no order.
         negatives: what a positive is told from. `uniform`: draws from the items with events; `in_batch`: the positives of the other
         rows; `in_batch_log_q`: the same, corrected for their popularity; `mixed`: both, corrected for the mixture.
         n_negatives: uniform draws a batch, shared by its rows. remove_accidental_hits: the row's own positive is never its negative.
@@ -59,18 +61,19 @@ class TwoTower(Retriever):
         """
 
         width: int = pydantic.Field(64, ge=1)
-        query_layers: tuple[int, ...] = (128,)
-        item_layers: tuple[int, ...] = (128,)
+        query_layers: tuple[int, ...] = ()
+        item_layers: tuple[int, ...] = ()
         dropout: float = pydantic.Field(0.0, ge=0, lt=1)
         features: FeatureSet | None = None
         history: int = pydantic.Field(50, ge=0)
+        recent: int = pydantic.Field(5, ge=0)
         negatives: Literal["uniform", "in_batch", "in_batch_log_q", "mixed"] = "mixed"
         n_negatives: int = pydantic.Field(512, ge=1)
         remove_accidental_hits: bool = True
         similarity: Literal["cosine", "dot"] = "cosine"
         temperature: float = pydantic.Field(0.1, gt=0)
         id_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
-        train: Training = Training(epochs=4, batch_size=512)
+        train: Training = Training(epochs=3, batch_size=512, sparse_lr=0.1)
 
         @pydantic.field_validator("train", mode="before")
         @classmethod
@@ -103,7 +106,8 @@ class TwoTower(Retriever):
     def _features(self, log: Log) -> FeatureSet:
         if self.config.features is None:
             derived = FeatureSet.derive(log, history=self.config.history)
-            return derived.without(*(feature.name for feature in derived.features if isinstance(feature, Counter)))
+            derived = derived.without(*(feature.name for feature in derived.features if isinstance(feature, Counter)))
+            return derived.override(Sequence(name="recent", length=self.config.recent)) if self.config.recent else derived
         for feature in self.config.features.features:
             if feature.side == "pair":
                 raise ConfigError(f"{self.name}.features.{feature.name}: reads query and item together; a tower sees only one of them")

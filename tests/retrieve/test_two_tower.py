@@ -67,12 +67,13 @@ def ids_of(batch: Batch, key: str) -> list[list[int]]:
 
 
 def test_a_row_knows_only_what_came_before_it_by_hand() -> None:
-    _, make = examples(n_negatives=3)
+    _, make = examples(n_negatives=3, recent=2)
     batch = make(np.array([4, 1, 5]))
     vocabulary = {code: int(make.encoder.encode_items(np.array([code])).sparse["item"].values[0]) for code in range(4)}
     assert len(batch) == 3
     assert batch.sparse.stride() == 6
     assert ids_of(batch, "history") == [[vocabulary[0], vocabulary[1]], [], [vocabulary[0], vocabulary[1], vocabulary[2]], [], [], []]
+    assert ids_of(batch, "recent") == [[vocabulary[0], vocabulary[1]], [], [vocabulary[1], vocabulary[2]], [], [], []]
     assert batch.extra["codes"][:3].tolist() == [2, 2, 0]
     assert ids_of(batch, "item") == [[vocabulary[code]] for code in batch.extra["codes"].tolist()]
     assert [len(ids) for ids in ids_of(batch, "user")] == [1, 1, 1, 0, 0, 0]
@@ -242,7 +243,7 @@ def test_columns_of_users_and_context_reach_the_query_tower() -> None:
         users=log.users.with_columns(pl.Series("age", ["young", "old"] * 20)),
     )
     tower = TwoTower(**QUICK, train={**TRAIN, "epochs": 1}).fit(aged, run())
-    assert {feature.name for feature in tower.encoder.inputs("user").sparse} == {"user", "user.age", "context.device", "history"}
+    assert {feature.name for feature in tower.encoder.inputs("user").sparse} == {"user", "user.age", "context.device", "history", "recent"}
     one = queries[:1]
     there = tower.encode_queries(replace(one, context=pl.DataFrame({"device": ["tv"]})))
     other = tower.encode_queries(replace(one, context=pl.DataFrame({"device": ["phone"]})))
