@@ -73,7 +73,7 @@ def _header(title: str, found: Evaluation, facts: Mapping[str, Any]) -> str:
     tiles = [
         (f"{funnel[recall]:.1%}", "found in the first " + str(at), times),
         (f"{funnel[f'ndcg@{at}']:.4f}", f"nDCG@{at} of the funnel", f"{best} alone {found.stages[best][f'ndcg@{at}']:.4f}"),
-        (f"{found.attribution['retrieval_recall']:.1%}", "are among the candidates", f"{found.attribution['candidates']:,.0f} a query"),
+        (f"{found.attribution['retrieval_recall']:.1%}", "among the candidates", f"{found.attribution['candidates']:,.0f} a query"),
         (f"{found.beyond['funnel']['coverage']:.1%}", "of the catalogue shown", f"popularity {found.beyond[BASELINE]['coverage']:.1%}"),
     ]
     boxes = "".join(f"<div class=tile><b>{escape(a)}</b><span>{escape(b)}</span><small>{escape(c)}</small></div>" for a, b, c in tiles)
@@ -379,7 +379,8 @@ def _reliability(diagram: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     smallest = min([value for value in diagram["predicted"] if value > 0], default=top)
     linear = max(smallest, top / 1000)
     scale = {"type": "symlog", "constant": linear, "domain": [0, top], "nice": False}
-    ticks = [0.0] + [step * 10.0**power for power in range(-6, 1) for step in (1, 3) if linear <= step * 10.0**power <= top]
+    powers = [10.0**power for power in range(-6, 1) if linear <= 10.0**power <= top]
+    ticks = [0.0, *powers]
     axis = {"labelExpr": "format(datum.value * 100, '~g') + '%'", "values": ticks, "labelOverlap": True}
     place = {
         "x": {"field": "predicted", "type": "quantitative", "scale": scale, "axis": {**axis, "title": "predicted probability"}},
@@ -413,12 +414,16 @@ def _training(curves: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
             epochs = [epoch for epoch in range(1, len(values) + 1) if epoch == 1 or epoch % every == 0]
             spec = {
                 "data": {"values": rows},
-                "mark": {"type": "line", "color": RETRIEVERS[0], "point": {"size": 22, "filled": True, "color": RETRIEVERS[0]}},
+                "mark": {
+                    "type": "line",
+                    "color": RETRIEVERS[0],
+                    "point": {"size": 22 if len(rows) <= 30 else 0, "filled": True, "color": RETRIEVERS[0]},
+                },
                 "encoding": {
                     "x": {
                         "field": "epoch",
                         "type": "quantitative",
-                        "axis": {"title": "epoch", "values": epochs, "format": "d", "grid": False},
+                        "axis": {"title": "epoch (boosting: round)", "values": epochs, "format": "d", "grid": False},
                     },
                     "y": {"field": "value", "type": "quantitative", "scale": {"zero": False}, "axis": {"title": None, "tickCount": 4}},
                 },

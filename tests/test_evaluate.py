@@ -308,4 +308,3 @@ def test_popularity_on_movielens():
     found = evaluate(Stages(train, [Popular(quota=200)], ranks=False), test, ks=(10, 20))
     assert found.counts["queries"] == 671
     assert found.stages["popular"]["hit_rate@10"] == pytest.approx(0.043, abs=0.001)
-    assert found.seconds - found.stage_seconds < 5
