@@ -79,20 +79,20 @@ class Embeddings(nn.Module):
         # From the order in which the collection answers to the order of `inputs.sparse`; made anew when that answer's order changes.
         self._answered: list[str] = []
         self._back = torch.empty(0, dtype=torch.long)
+        self.configs = [
+            # Always SUM: means are taken from the lengths in `forward`, so that features of one table may pool differently.
+            EmbeddingBagConfig(
+                name=collection_name(table),
+                num_embeddings=self.table_rows[table],
+                embedding_dim=width,
+                feature_names=names,
+                pooling=PoolingType.SUM,
+            )
+            for table, names in features_of.items()
+        ]
         self.collection: Any = None  # TorchRec is untyped
-        if self.table_rows:
-            configs = [
-                # Always SUM: means are taken from the lengths in `forward`, so that features of one table may pool differently.
-                EmbeddingBagConfig(
-                    name=collection_name(table),
-                    num_embeddings=self.table_rows[table],
-                    embedding_dim=width,
-                    feature_names=names,
-                    pooling=PoolingType.SUM,
-                )
-                for table, names in features_of.items()
-            ]
-            self.collection = _collection(configs, training, torch.device(device))
+        if self.configs:
+            self.rebuild(torch.device(device))
             with torch.no_grad():
                 for table, weight in self.tables().items():
                     if init == "uniform":
@@ -134,8 +134,12 @@ class Embeddings(nn.Module):
         return {table: tensors[0] for table, tensors in found.items() if tensors}
 
     def rebuild(self, device: torch.device) -> None:
-        """The same tables, unset, as a new fused collection."""
-        self.collection = _collection(self.collection.embedding_bag_configs(), self.training_settings, device)
+        """The same tables, not yet set, as a new collection."""
+        if self.fused:
+            cls, settings = fused_rule(self.training_settings)
+            self.collection = FusedEmbeddingBagCollection(tables=self.configs, optimizer_type=cls, optimizer_kwargs=settings, device=device)
+        else:
+            self.collection = EmbeddingBagCollection(tables=self.configs, device=device)
 
     def forward(self, sparse: KeyedJaggedTensor) -> Tensor:
         """KeyedJaggedTensor with (at least) the features' keys -> [B, F, D], float32.
@@ -154,7 +158,7 @@ class Embeddings(nn.Module):
             self._back = torch.tensor([self._answered.index(name) for name in self.names], device=vectors.device)
         if self._answered != list(self.names):
             vectors = vectors.index_select(1, self._back)
-        if self._any_mean:
+        if self._any_mean and bool((lengths > 1).any()):  # the mean of one is that one
             counts = lengths.clamp(min=1).to(vectors.dtype)
             scale = torch.where(self._means[:, None], counts.reciprocal(), torch.ones_like(counts))
             vectors = vectors * scale[self._to_names].t().unsqueeze(2)
@@ -237,10 +241,3 @@ def fused_rule(training: Training) -> tuple[type[torch.optim.Optimizer], dict[st
         return torch.optim.SGD, dict(settings)
     cls = RowWiseAdagrad if training.sparse == "rowwise_adagrad" else torch.optim.Adagrad
     return cls, {**settings, "eps": training.sparse_eps}
-
-
-def _collection(configs: list[EmbeddingBagConfig], training: Training, device: torch.device) -> Any:
-    if training.sparse == "dense":
-        return EmbeddingBagCollection(tables=configs, device=device)
-    cls, settings = fused_rule(training)
-    return FusedEmbeddingBagCollection(tables=configs, optimizer_type=cls, optimizer_kwargs=settings, device=device)

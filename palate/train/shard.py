@@ -30,6 +30,7 @@ from torchrec.distributed.planner.storage_reservations import FixedPercentageSto
 from torchrec.distributed.planner.types import HardwareConfig, KernelConfig, PlannerError, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.modules.fused_embedding_modules import convert_optimizer_type_and_kwargs
 
 from palate.config import Training
 from palate.nn.embedding import Embeddings, collection_name, fused_rule
@@ -84,9 +85,9 @@ def shard(model: nn.Module, training: Training) -> None:
     device = next(iter(modules.values())).device
     whole = {name: (_from_first(module.tables()), _from_first(module.momentum())) for name, module in modules.items()}
     for module in modules.values():
-        module.collection = EmbeddingBagCollection(tables=module.collection.embedding_bag_configs(), device=torch.device("meta"))
-    cls, settings = fused_rule(training)
-    sharder = EmbeddingBagCollectionSharder(fused_params={"optimizer": cls, **settings})
+        module.collection = EmbeddingBagCollection(tables=module.configs, device=torch.device("meta"))
+    kernel, settings = convert_optimizer_type_and_kwargs(*fused_rule(training))
+    sharder = EmbeddingBagCollectionSharder(fused_params={"optimizer": kernel, **settings})
     DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(dist.group.WORLD),
@@ -195,7 +196,8 @@ def _whole(tensor: Any, like: Tensor | None = None) -> Tensor:
         if not isinstance(tensor, ShardedTensor):
             return tensor
         device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-        like = torch.zeros(tensor.size(), dtype=tensor.dtype, device=device)
+        facts = tensor.metadata()
+        like = torch.zeros(facts.size, dtype=facts.tensor_properties.dtype, device=device)
     if tensor is not None:
         for local, part in _pieces(tensor, like):
             part.copy_(local)
@@ -239,7 +241,8 @@ def data_parallel(model: nn.Module, step: Step, dense: list[str]) -> Callable[[B
     names = {name for name, _ in (*stepped.named_parameters(), *stepped.named_buffers())}
     ignored = names - {f"model.{name}" for name in dense} - {f"model.{name}" for name, _ in _plain_buffers(model)}
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(stepped, sorted(ignored))  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(stepped, find_unused_parameters=True)
+    # static_graph: parameters that the step never uses are found once, not searched for in every pass.
+    return DistributedDataParallel(stepped, static_graph=True)
 
 
 def _plain_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

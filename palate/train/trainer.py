@@ -212,9 +212,10 @@ class _Fit:
     def spread(self) -> None:
         """Spreads the tables over the processes, and has the gradients of the rest averaged."""
         if self.world > 1 and not self.finished:
-            dense = list(self.optimizers.named)
+            dense, random = list(self.optimizers.named), checkpoint.random_state(self.device)
             shard.shard(self.model, self.training)
             self.forward = shard.data_parallel(self.model, self.step, dense)
+            checkpoint.set_random_state(random, self.device)  # sharding draws numbers, and a resumed run must not
 
     def gather(self) -> None:
         """An ordinary model again, the same on every process."""

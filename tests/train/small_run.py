@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
@@ -22,7 +24,7 @@ from palate.nn.mlp import MLP
 from palate.train.trainer import Trainer
 from palate.types import Batch, Inputs, PalateError, Run, SparseInput
 
-ROWS, FEATURES = 50, 2
+ROWS, FEATURES = 50, 3
 INPUTS = Inputs(dense=("x",), sparse=tuple(SparseInput(f"f{n}", f"f{n}", ROWS, "sum") for n in range(FEATURES)))
 
 
@@ -77,15 +79,34 @@ def settings(sparse: str, **more: Any) -> Training:
     return Training(**{"epochs": 6, "lr": 0.01, "sparse": sparse, "monitor": "logloss", "patience": 3, "checkpoint_every": 7, **more})
 
 
-def train(folder: Path | None, training: Training, *, resume: bool = False, pause: float = 0.0, **run: Any) -> tuple[Net, dict[str, Any]]:
-    net = Net(training, dropout=0.2)
+def train(
+    folder: Path | None,
+    training: Training,
+    *,
+    resume: bool = False,
+    pause: float = 0.0,
+    dropout: float = 0.2,
+    stop_at: int | None = None,
+    batch_size: int = 64,
+    shard: tuple[int, int] = (0, 1),
+    **run: Any,
+) -> tuple[Net, dict[str, Any]]:
+    net = Net(training, dropout=dropout)
+    steps = itertools.count(1)
 
     def step(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         time.sleep(pause)
+        if next(steps) == stop_at:
+            raise StoppedError
         return bce(model, batch)
 
+    loader = World().loader(batch_size, shard=shard)
     circumstances = Run(seed=3, folder=folder, resume=resume, **run)
-    return net, Trainer().fit(net, World().loader(), step, training, name="net", run=circumstances, validate=logloss)
+    return net, Trainer().fit(net, loader, step, training, name="net", run=circumstances, validate=logloss)
+
+
+class StoppedError(Exception):
+    pass
 
 
 def child(folder: Path, sparse: str, resume: bool, pause: float, quiet: bool = True) -> None:
@@ -98,3 +119,39 @@ def child(folder: Path, sparse: str, resume: bool, pause: float, quiet: bool = T
         sys.exit(str(error))
     save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, folder / "out.safetensors")
     (folder / "out.json").write_text(json.dumps(curves))
+
+
+WORLD_SIZE = 2
+
+
+def member(
+    out: Path,
+    sparse: str,
+    rank: int,
+    meeting: str,
+    *,
+    checkpoints: bool = False,
+    resume: bool = False,
+    stop_at: int | None = None,
+    dropout: float = 0.0,
+) -> None:
+    """One of WORLD_SIZE processes that train together, each with its half of every batch of 64."""
+    said = os.open(out / f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 2)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD_SIZE)
+    try:
+        net, curves = train(
+            out if checkpoints else None,
+            settings(sparse),
+            resume=resume,
+            dropout=dropout,
+            stop_at=stop_at,
+            batch_size=64 // WORLD_SIZE,
+            shard=(rank, WORLD_SIZE),
+        )
+        save_file({name: tensor.contiguous() for name, tensor in net.state_dict().items()}, out / f"{rank}.safetensors")
+        (out / f"{rank}.json").write_text(json.dumps(curves))
+    except StoppedError:
+        pass
+    finally:
+        dist.destroy_process_group()
