@@ -256,10 +256,12 @@ class _Fit:
         try:
             if self.run.resume:
                 self._take_up(checkpoint.load(path))
-            elif checkpoint.read_meta(path)["now"]["finished"]:
-                checkpoint.clear(self.folder)
-            else:
+            elif not checkpoint.read_meta(path)["now"]["finished"]:
                 raise PalateError(f"{self.name}: {self.folder} holds a run that was not finished; resume it, or delete that folder")
+            else:
+                shard.wait()  # until all processes have looked
+                if self.rank == 0:
+                    checkpoint.clear(self.folder)
         except (KeyError, TypeError) as error:
             raise BundleError(f"{path}: not a checkpoint of a training run ({error} is missing); delete {self.folder}") from None
 
@@ -293,6 +295,8 @@ class _Fit:
         stop.asked = False
         if self.folder is None:
             raise Interrupted(f"{self.name}: stopped at step {self.now.steps}; nothing was saved, for the run has no folder")
+        if self.world > 1:  # saving takes all processes, and they may be at different steps
+            raise Interrupted(f"{self.name}: stopped at step {self.now.steps}; resume goes on from the last checkpoint in {self.folder}")
         if not self.finished:  # else it was saved a moment ago
             self.save()
         raise Interrupted(

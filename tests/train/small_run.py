@@ -21,6 +21,7 @@ from palate.config import Training
 from palate.features.loader import Loader
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP
+from palate.train import shard as parallel
 from palate.train.trainer import Trainer
 from palate.types import Batch, Inputs, PalateError, Run, SparseInput
 
@@ -128,7 +129,7 @@ def member(
     out: Path,
     sparse: str,
     rank: int,
-    meeting: str,
+    port: int,
     *,
     checkpoints: bool = False,
     resume: bool = False,
@@ -138,7 +139,9 @@ def member(
     """One of WORLD_SIZE processes that train together, each with its half of every batch of 64."""
     said = os.open(out / f"said.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 2)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=WORLD_SIZE)
+    # What torchrun would set.
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(WORLD_SIZE), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    parallel.join("cpu")
     try:
         net, curves = train(
             out if checkpoints else None,

@@ -1,6 +1,7 @@
 """Two real processes over gloo against one."""
 
 import json
+import socket
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -16,11 +17,10 @@ from palate.types import PalateError
 
 def together(processes: ForkServerContext, folder: Path, sparse: str, **more: object) -> None:
     """Trains on WORLD_SIZE processes; each leaves what it learnt in `folder/<rank>.safetensors`."""
-    meeting = folder / "meeting"
-    meeting.unlink(missing_ok=True)
-    children = [
-        processes.Process(target=small_run.member, args=(folder, sparse, rank, str(meeting)), kwargs=more) for rank in range(WORLD_SIZE)
-    ]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [processes.Process(target=small_run.member, args=(folder, sparse, rank, port), kwargs=more) for rank in range(WORLD_SIZE)]
     for child in children:
         child.start()
     for child in children:
