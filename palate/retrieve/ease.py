@@ -43,7 +43,7 @@ class EASE(Retriever):
         keep for each item j (None: all), which bounds the size of a bundle.
         """
 
-        l2: float = pydantic.Field(300.0, gt=0)
+        l2: float = pydantic.Field(200.0, gt=0)
         half_life: float | None = pydantic.Field(None, gt=0)
         form: Literal["auto", "items", "users"] = "auto"
         max_items: int = pydantic.Field(20_000, ge=1)

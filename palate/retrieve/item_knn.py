@@ -19,7 +19,7 @@ only the `neighbours` largest stay, and the score of item j is the sum over the 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pydantic
@@ -41,18 +41,26 @@ class ItemKNN(Retriever):
     """
 
     class Config(Retriever.Config):
-        """similarity, shrink: see the file's head. alpha: of `conditional` and `sequential`. window: of `sequential`, in places.
-        neighbours: how many to keep of each item. half_life: in places; the newest item of a history weighs 1, one `half_life` places
-        older 1/2 (None: all alike). last: use only so many items of a history (None: all).
+        """similarity, shrink: see the file's head. alpha: of `conditional` (0.5 unless given) and `sequential` (0.1 unless given).
+        window: of `sequential`, in places. neighbours: how many to keep of each item (`sequential`: 500 unless given). half_life: in
+        places; the newest item of a history weighs 1, one `half_life` places older 1/2 (None: all alike; `sequential`: 3 unless
+        given). last: use only so many items of a history (None: all).
         """
 
-        similarity: Literal["cosine", "jaccard", "tfidf", "bm25", "conditional", "sequential"] = "cosine"
-        neighbours: int = pydantic.Field(200, ge=1)
+        similarity: Literal["cosine", "jaccard", "tfidf", "bm25", "conditional", "sequential"] = "tfidf"
+        neighbours: int = pydantic.Field(100, ge=1)
         shrink: float = pydantic.Field(0.0, ge=0)
         alpha: float = pydantic.Field(0.5, ge=0, le=1)
         window: int = pydantic.Field(10, ge=1)
         half_life: float | None = pydantic.Field(None, gt=0)
         last: int | None = pydantic.Field(None, ge=1)
+
+        @pydantic.model_validator(mode="before")
+        @classmethod
+        def _what_suits_sequences(cls, given: Any) -> Any:
+            if isinstance(given, dict) and given.get("similarity") == "sequential":
+                return {"alpha": 0.1, "half_life": 3.0, "neighbours": 500, **given}
+            return given
 
     config: Config
     neighbours: sparse.csr_matrix

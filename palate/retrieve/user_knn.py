@@ -35,7 +35,7 @@ class UserKNN(Retriever):
         """
 
         similarity: Literal["cosine", "jaccard", "tfidf"] = "cosine"
-        neighbours: int = pydantic.Field(100, ge=1)
+        neighbours: int = pydantic.Field(50, ge=1)
         shrink: float = pydantic.Field(0.0, ge=0)
         half_life: float | None = pydantic.Field(None, gt=0)
 

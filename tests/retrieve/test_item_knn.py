@@ -15,7 +15,7 @@ from palate.testing.contracts import RetrieverContract, clustered, log_of, queri
 
 class TestCosine(RetrieverContract):
     def make(self) -> ItemKNN:
-        return ItemKNN(shrink=1)
+        return ItemKNN(similarity="cosine", shrink=1)
 
 
 class TestJaccard(RetrieverContract):
@@ -45,6 +45,14 @@ class TestSequential(RetrieverContract):
 
 # Four users of four items. In the order of each user: u0: 0 1 2; u1: 0 1; u2: 1 3; u3: 0. So n = [3, 3, 1, 1].
 HAND = [(0, 0), (1, 0), (2, 1), (3, 0), (0, 1), (1, 1), (2, 3), (0, 2)]
+
+
+def test_sequences_have_settings_of_their_own() -> None:
+    own = ItemKNN(similarity="sequential").config
+    assert (own.alpha, own.half_life, own.neighbours) == (0.1, 3, 500)
+    told = ItemKNN(similarity="sequential", half_life=None, alpha=0).config
+    assert (told.alpha, told.half_life) == (0, None)
+    assert ItemKNN().config.half_life is None
 
 
 def similarities(**settings: Any) -> np.ndarray:
