@@ -76,6 +76,7 @@ def split(
             hint = f"the cut at {_iso(cut)} leaves nothing after it; the log runs from {_iso(log.times[0])} to {_iso(log.times[-1])}"
         case "session":
             late = _last_session(log, settings["gap_minutes"], settings["session"])
+            _refuse_interleaved(log, late)
             hint = "no user has two sessions; use global-time, or a shorter gap_minutes"
         case _:
             late = np.random.default_rng(settings["seed"]).random(len(log)) < settings["fraction"]
@@ -185,6 +186,17 @@ def _last_session(log: Log, gap_minutes: float, column: str | None) -> Bools:
     has_more = np.zeros(log.n_users, dtype=np.bool_)
     has_more[codes[~late]] = True
     return late & has_more[codes]
+
+
+def _refuse_interleaved(log: Log, late: Bools) -> None:
+    """Sessions told by a column may run beside each other: a user's last one must start after all others have ended, in log order."""
+    places = np.arange(len(log))
+    ends = np.full(log.n_users, -1, dtype=np.int64)
+    np.maximum.at(ends, log.user_codes[~late], places[~late])
+    wrong = np.flatnonzero(late & (places < ends[log.user_codes]))
+    if len(wrong):
+        user = log.users["user"][int(log.user_codes[wrong[0]])]
+        raise SplitError(f"leak: the last session of user {user!r} starts at {_iso(log.times[wrong[0]])}, before another one has ended")
 
 
 def _refuse_leaks(train: Log, test: Log, how: str, settings: dict[str, Any]) -> None:

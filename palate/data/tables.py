@@ -149,10 +149,7 @@ def open_table(source: Any, *, separator: str | None = None, name: str | None = 
         if module == "pandas":
             return FrameTable(pl.from_pandas(source), name or "frame")
         if module == "pyarrow" and hasattr(source, "to_batches"):
-            source.validate(full=True)
-            frame = pl.from_arrow(source)
-            assert isinstance(frame, pl.DataFrame)
-            return FrameTable(frame, name or "frame")
+            return FrameTable(from_arrow(source), name or "frame")
     raise DataError(f"cannot read a {type(source).__name__}; give a path, or a polars, pandas or Arrow frame")
 
 
@@ -222,6 +219,63 @@ class FrameTable(Table):
 
     def locate(self, records: Longs, *, texts: bool = False) -> tuple[Longs, list[str | None]]:
         return records + 1, _as_json(self.frame[records]) if texts else [None] * len(records)
+
+
+def from_arrow(batch: Any) -> pl.DataFrame:
+    """An Arrow record batch or table as a frame, if nothing in it points where it should not; pyarrow.ArrowInvalid otherwise.
+
+    Polars trusts what Arrow gives it, and a damaged file must not bring the process down. Arrow's validation finds offsets that point
+    nowhere, but not views and dictionary codes that do so behind a null.
+    """
+    import pyarrow as pa
+
+    batch.validate(full=True)
+    columns = []
+    for column in batch.columns:
+        pieces = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        for piece in pieces:
+            _check_views(piece)
+        columns.append(pa.chunked_array([_decoded(piece) for piece in pieces]) if pieces else column)
+    # without the metadata of the schema, which may hold anything
+    frame = pl.from_arrow(pa.Table.from_arrays(columns, names=batch.schema.names))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _check_views(array: Any) -> None:
+    """Refuses views (16 bytes: length, prefix, buffer, offset; short texts stand in the view itself) that leave their buffers."""
+    import pyarrow as pa
+
+    kind = array.type
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        _, views, *data = array.buffers()
+        words = np.frombuffer(views, dtype=np.int32, count=4 * (array.offset + len(array))).reshape(-1, 4)[array.offset :].astype(np.int64)
+        sizes = np.array([buffer.size if buffer is not None else 0 for buffer in data], dtype=np.int64)
+        far = words[words[:, 0] > 12]
+        known = (far[:, 2] >= 0) & (far[:, 2] < len(sizes))
+        inside = known.all() and (far[:, 3] >= 0).all() and (far[:, 3] + far[:, 0] <= sizes[far[:, 2]]).all()
+        if (words[:, 0] < 0).any() or not inside:
+            raise pa.ArrowInvalid("a view points outside its data")
+    elif pa.types.is_dictionary(kind):
+        _check_views(array.dictionary)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        _check_views(array.values)
+    elif pa.types.is_struct(kind):
+        for place in range(kind.num_fields):
+            _check_views(array.field(place))
+
+
+def _decoded(array: Any) -> Any:
+    """The array with dictionaries and runs written out."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(array.type):
+        values = _decoded(array.dictionary)
+        plain = {pa.string_view(): pa.large_string(), pa.binary_view(): pa.large_binary()}.get(values.type)
+        return (values.cast(plain) if plain else values).take(array.indices)
+    if pa.types.is_run_end_encoded(array.type):
+        return array.cast(array.type.value_type)
+    return array
 
 
 class FileTable(Table):
@@ -540,9 +594,7 @@ class ParquetTable(FileTable):
     def chunks(self, columns: Sequence[str] | None = None) -> Iterator[pl.DataFrame]:
         with translated(self.name, self.format):
             for batch in self._batches(columns):
-                batch.validate(full=True)  # a damaged file may hold offsets that point nowhere
-                frame = pl.from_arrow(batch if columns is None else batch.select(list(columns)))
-                assert isinstance(frame, pl.DataFrame)
+                frame = from_arrow(batch if columns is None else batch.select(list(columns)))
                 if frame.height:
                     yield frame
 

@@ -535,3 +535,14 @@ def test_arrow_streams(tmp_path: Path) -> None:
     with pa.OSFile(str(tmp_path / "stream.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     assert_same(read(tmp_path / "stream.arrow"), read(frame))
+
+
+def test_a_view_that_points_nowhere_behind_a_null_is_refused() -> None:
+    """Arrow's own validation lets it pass, and reading it would end the process."""
+    views = np.array([[1, ord("a"), 0, 0], [99, 0, 7, 12345]], dtype=np.int32)
+    buffers = [pa.py_buffer(bytes([0b01])), pa.py_buffer(views.tobytes())]
+    device = pa.Array.from_buffers(pa.string_view(), 2, buffers)
+    device.validate(full=True)
+    table = pa.table({"user": ["u", "v"], "item": ["a", "b"], "time": [1, 2], "device": device})
+    with pytest.raises(DataError, match="cannot be read as a pyarrow frame: a view points outside its data"):
+        read(table, context=["device"])

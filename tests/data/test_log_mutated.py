@@ -32,6 +32,13 @@ def original(suffix: str) -> bytes:
             "other": ["x"] * rows,
         }
     )
+    if suffix in (".parquet", ".arrow"):
+        # dictionaries, lists and long texts: everything with pointers inside
+        frame = frame.with_columns(
+            pl.col("kind").cast(pl.Categorical),
+            pl.col("tags").str.split("|"),
+            item=pl.when(pl.int_range(pl.len()) % 3 == 0).then(pl.format("a rather long name {}", "item")).otherwise("item"),
+        )
     buffer = io.BytesIO()
     match suffix:
         case ".csv":
