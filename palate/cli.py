@@ -151,7 +151,7 @@ def recommend(
         filters=tuple(filter_ or ()),
         exclude=tuple(exclude or ()),
     )
-    if user is not None and not recommender.funnel.history.knows(user) and not history:
+    if user is not None and recommender.funnel.history.user_code(user) < 0 and not history:
         _console(stderr=True).print(f"[yellow]user {user!r} is not in the log: this is what a stranger gets[/yellow]")
     slate = recommender.funnel.recommend([request])[0]
     if json_:

