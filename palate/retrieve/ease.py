@@ -69,7 +69,7 @@ class EASE(Retriever):
 
     def _fit_over_users(self, x: sparse.csr_matrix) -> None:
         self.columns = x.T.tocsr()
-        inverse = _inverse(gram(self.columns, np.float64), self.config.l2)
+        inverse = _inverse(gram(self.columns, np.float64 if x.shape[0] <= 8192 else np.float32), self.config.l2)
         d = np.empty(x.shape[1])
         size = max(1, (1 << 23) // max(x.shape[0], 1))
         for start in range(0, len(d), size):
