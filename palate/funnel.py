@@ -274,6 +274,13 @@ class Funnel:
             )
         return slates
 
+    @property
+    def names(self) -> pl.Series:
+        """What people call the items [N]: the title, or the id where there is none."""
+        if "title" not in self.items.columns:
+            return self.items["item"]
+        return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), pl.col("item")))["title"]
+
     def _reasons(self, queries: Queries, final: Candidates) -> list[list[str]]:
         """One sentence an item: the history item that speaks most for it, as told by the first retriever that can tell."""
         speaks = np.full(final.items.shape, NOTHING, dtype=np.int32)
@@ -281,7 +288,7 @@ class Funnel:
             told = retriever.because(queries, final.items)
             if told is not None:
                 speaks = np.where(speaks == NOTHING, told, speaks)
-        names = self.items["title"] if "title" in self.items.columns else self.items["item"]
+        names = self.names
         sentences = []
         for row in range(len(final)):
             line = []

@@ -66,18 +66,10 @@ def reopen(folder: Path) -> tuple[Recommender, Log]:
     return recommender, recipes.split_data(recipe, log)[1]
 
 
-def title_of(recommender: Recommender, item: str) -> str:
-    """The title of an item, or its id where there is none."""
-    items = recommender.funnel.items
-    if "title" not in items.columns:
-        return item
-    return str(items["title"][recommender.funnel.item_ids.index(item)] or item)
-
-
 def recent_titles(recommender: Recommender, request: Request, last: int = 6) -> list[str]:
     """The newest items a request's slate will rest on, newest first."""
     history = recommender.funnel.history.resolve([request]).history[0]
-    names = recommender.funnel.items["title" if "title" in recommender.funnel.items.columns else "item"]
+    names = recommender.funnel.names
     return [str(names[int(code)]) for code in history[::-1][:last]]
 
 
