@@ -269,33 +269,28 @@ def next_steps(*commands: str) -> None:
 
 
 def show_slate(recommender: Recommender, heading: str, request: Request, slate: Slate) -> None:
-    """A slate as a table with titles and reasons."""
-    from rich.markup import escape
+    """A slate: two lines an item, what it is and why it is there."""
     from rich.table import Table
+    from rich.text import Text
 
     from palate.job import recent_titles
 
     console = _console()
-    titles = recent_titles(recommender, request)
     console.print()
+    console.print(Text(heading, style="bold"))
+    titles = recent_titles(recommender, request)
     if titles:
-        console.print(f"[bold]{escape(heading)}[/bold] [dim]lately: {escape('; '.join(titles))}[/dim]")
-    else:
-        console.print(f"[bold]{escape(heading)}[/bold]")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("", justify="right")
-    table.add_column("title" if "title" in recommender.funnel.items.columns else "item", no_wrap=True, max_width=48)
-    if "genres" in recommender.funnel.items.columns:
-        table.add_column("genres", style="dim", no_wrap=True, max_width=28)
-    table.add_column("chance", justify="right")
-    table.add_column("from", style="dim")
-    table.add_column("reason")
+        console.print(Text(f"lately: {'; '.join(titles)}", style="dim"))
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
+    table.add_column(justify="right", no_wrap=True, min_width=2)
+    table.add_column(overflow="ellipsis", no_wrap=True)
+    table.add_column(justify="right", no_wrap=True, min_width=5)
     for row in recommender.table(slate).to_dicts():
-        cells = [str(row["place"]), escape(str(row.get("title") or row["item"]))]
-        if "genres" in row:
-            cells.append(escape(", ".join(row["genres"] or [])))
         chance = "" if row["probability"] is None else f"{row['probability']:.1%}"
-        table.add_row(*cells, chance, row["source"], escape(row["reason"]))
+        table.add_row(str(row["place"]), Text(str(row.get("title") or row["item"]), style="bold"), chance)
+        genres = row.get("genres")
+        about = [", ".join(genres)] if isinstance(genres, list) and genres else []
+        table.add_row("", Text(" · ".join([*about, row["reason"], f"from {row['source']}"]), style="dim"), "")
     console.print(table)
 
 

@@ -15,6 +15,11 @@ NEWCOMER = ("Alien (1979)", "Blade Runner (1982)", "Terminator, The (1984)", "Ma
 """The history of the person the log has never seen."""
 
 
+def shown(path: Path) -> Path:
+    """A path as a person would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def run(out: Path, *, quiet: bool = False, print_json: Callable[[Any], None] | None = None) -> None:
     """Reads MovieLens, trains the recipe `movielens-small`, evaluates, saves, reports, recommends for two people."""
     start = time.perf_counter()
@@ -41,7 +46,7 @@ def run(out: Path, *, quiet: bool = False, print_json: Callable[[Any], None] | N
     cli._console().print(f"\n[dim]{seconds:.0f} s in all[/dim]")
     cli.next_steps(
         f"palate recommend {out} --history 'Toy Story (1995),Heat (1995)' --filter 'year >= 1990'",
-        f"open {done.report}        [dim]the same as pictures[/dim]",
-        "palate recipe your-own-csv > my.toml        [dim]then: palate train my.toml --out bundle[/dim]",
+        f"open {shown(done.report)}    [dim]the results as pictures[/dim]",
+        "palate recipe your-own-csv > my.toml    [dim]then palate train my.toml --out bundle[/dim]",
         "palate doctor",
     )
