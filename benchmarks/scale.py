@@ -44,13 +44,11 @@ quota = 100
 use = "two_tower"
 quota = 100
 width = 16
-query_layers = [32]
-item_layers = [32]
 history = 20
 negatives = "in_batch_log_q"
 [retrieve.train]
 epochs = 1
-batch_size = 4096
+batch_size = 512
 
 [rank]
 use = "gbdt"

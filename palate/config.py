@@ -34,7 +34,7 @@ class Config(pydantic.BaseModel):
         >>> Config.parse({"depth": 2}, "rank")
         Traceback (most recent call last):
         ...
-        palate.types.ConfigError: rank.depth: no such key; it takes none
+        palate.errors.ConfigError: rank.depth: no such key; it takes none
         """
         try:
             return cls.model_validate(dict(settings))

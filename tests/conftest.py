@@ -15,7 +15,7 @@ import pytest
 from palate.data.log import read
 from palate.types import Log
 
-GROUPS, USERS, ITEMS, EVENTS = 4, 60, 48, 24
+GROUPS, USERS, ITEMS, EVENTS = 4, 160, 48, 7
 
 
 def small_events(seed: int = 0) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -70,6 +70,7 @@ quota = 20
 
 [rank]
 use = "gbdt"
+min_rows = 5
 
 [[rerank]]
 use = "mmr"

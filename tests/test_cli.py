@@ -97,8 +97,8 @@ def test_changed_data_is_noticed(trained: Path, tmp_path: Path) -> None:
 
 def test_validate(trained: Path) -> None:
     done = palate("validate", "events.csv", "--json", cwd=trained)
-    assert json.loads(done.stdout)["rows"] == 60 * 24
-    assert "60" in palate("validate", "events.csv", cwd=trained).stdout
+    assert json.loads(done.stdout)["rows"] == 160 * 7
+    assert "160" in palate("validate", "events.csv", cwd=trained).stdout
     (trained / "bad.csv").write_text("user,item,time\nu1,i1,5\nu2,,6\nu3,i3,soon\n")
     done = palate("validate", "bad.csv", cwd=trained, expect=1)
     assert "bad.csv" in done.stdout

@@ -22,7 +22,7 @@ def parts(small_log: Log) -> tuple[Log, Log]:
 @pytest.fixture(scope="module")
 def funnel(parts: tuple[Log, Log]) -> Funnel:
     retrievers = [Popular(quota=20), EASE(l2=10, quota=20)]
-    return Funnel(retrievers, GBDT(), [MMR(column="genres", beta=0.1)], config=Funnel.Config(candidates=30, cuts=4)).fit(parts[0])
+    return Funnel(retrievers, GBDT(min_rows=5), [MMR(column="genres", beta=0.1)], config=Funnel.Config(candidates=30, cuts=4)).fit(parts[0])
 
 
 def test_relevance_by_hand() -> None:

@@ -9,70 +9,58 @@ import sys
 from pathlib import Path
 
 RANKER = '''
-"""A toy ranker: the mean label of each item, smoothed."""
+"""A toy ranker: one hidden layer over embeddings and dense features."""
 
-from typing import Self
+import torch
+from torch import nn
 
-import numpy as np
-
-from palate.rank.base import Examples, Ranker
-from palate.types import NOTHING, Candidates, Floats, Queries, Run, State
+from palate.nn.mlp import MLP
+from palate.rank.neural import NeuralRanker
 
 
-class ItemMean(Ranker):
-    """mean_i = (labels_i + prior) / (shown_i + 2 prior)."""
+class Network(nn.Module):
+    def __init__(self, inputs, embeddings, hidden):
+        super().__init__()
+        self.embeddings = embeddings
+        self.layers = MLP(len(inputs.dense) + len(inputs.sparse) * embeddings.width, (hidden,), out=len(inputs.tasks))
 
-    class Config(Ranker.Config):
-        prior: float = 1.0
+    def forward(self, batch):
+        return self.layers(torch.cat([batch.dense, self.embeddings(batch.sparse).flatten(1)], dim=1))
 
-    def fit(self, examples: Examples, run: Run = Run()) -> Self:
-        n = int(examples.candidates.items.max()) + 1
-        present = examples.candidates.present
-        items, labels = examples.candidates.items[present], examples.labels[present][:, 0]
-        shown, liked = np.bincount(items, minlength=n), np.bincount(items, labels, minlength=n)
-        self.mean = ((liked + self.config.prior) / (shown + 2 * self.config.prior)).astype(np.float32)
-        return self
 
-    def score(self, queries: Queries, candidates: Candidates, encoder: object) -> Floats:
-        known = np.append(self.mean, np.float32(0.5))
-        scores = known[np.where(candidates.items < len(self.mean), candidates.items, len(self.mean))]
-        return np.where(candidates.items == NOTHING, -np.inf, scores).astype(np.float32)[:, :, None]
+class Shallow(NeuralRanker):
+    class Config(NeuralRanker.Config):
+        hidden: int = 16
 
-    def state(self) -> State:
-        return State(arrays={"mean": self.mean})
-
-    def restore(self, state: State) -> Self:
-        self.mean = state.arrays["mean"]
-        return self
+    def network(self, inputs, embed):
+        return Network(inputs, embed(self.config.width), self.config.hidden)
 '''
 TEST = """
-from item_mean import ItemMean
+from shallow import Shallow
 
 from palate.testing.ranker_contract import RankerContract
 
 
-class TestItemMean(RankerContract):
-    def make(self):
-        return ItemMean()
+class TestShallow(RankerContract):
+    ranker = Shallow
+    settings = {"width": 8, "train": {"epochs": 5, "batch_size": 128, "lr": 5e-3}}
 """
 
 
 def test_a_new_ranker_is_two_files_and_a_recipe(small_files: Path) -> None:
-    (small_files / "item_mean.py").write_text(RANKER)
-    (small_files / "test_item_mean.py").write_text(TEST)
+    (small_files / "shallow.py").write_text(RANKER)
+    (small_files / "test_shallow.py").write_text(TEST)
     env = os.environ | {"PYTHONPATH": str(small_files)}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(small_files / "test_item_mean.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(small_files / "test_shallow.py")]
     contract = subprocess.run(command, env=env, capture_output=True, text=True, cwd=small_files)
     assert contract.returncode == 0, contract.stdout + contract.stderr
     assert "passed" in contract.stdout
-    out = small_files / "bundle"
-    command = [sys.executable, "-m", "palate.cli", "train", str(small_files / "my.toml"), "--out", str(out), "--json"]
-    toml = (small_files / "my.toml").read_text().replace('use = "gbdt"', 'use = "item_mean:ItemMean"')
-    (small_files / "my.toml").write_text(toml)
-    trained = subprocess.run([*command, "--set", "rank.prior=2"], env=env, capture_output=True, text=True, cwd=small_files)
+    recipe = small_files / "my.toml"
+    recipe.write_text(recipe.read_text().replace('use = "gbdt"\nmin_rows = 5', 'use = "shallow:Shallow"\nwidth = 8'))
+    command = [sys.executable, "-m", "palate.cli", "train", str(recipe), "--out", "bundle", "--json", "--set", "rank.hidden=8"]
+    trained = subprocess.run(command, env=env, capture_output=True, text=True, cwd=small_files)
     assert trained.returncode == 0, trained.stderr
-    stages = json.loads(trained.stdout)["stages"]
-    assert {"popular", "ease", "merged", "funnel"} <= stages.keys()
-    manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["components"][2]["use"] == "item_mean:ItemMean"
-    assert manifest["components"][2]["config"]["prior"] == 2
+    assert {"popular", "ease", "merged", "funnel"} <= json.loads(trained.stdout)["stages"].keys()
+    ranker = json.loads((small_files / "bundle" / "manifest.json").read_text())["components"][2]
+    assert ranker["use"] == "shallow:Shallow"
+    assert ranker["config"]["hidden"] == 8
