@@ -3,8 +3,9 @@
     python benchmarks/scale.py --events 2000000 5000000 10000000 20000000
 
 For each size: writes a planted log to disk, runs the whole of `palate train` on it in a process of its own (gate, split, features,
-retrievers, two towers, the ranker on its candidates, evaluation, bundle), and prints one JSON line with the seconds and the peak of
-resident memory of that process. Every event counts as wanted, impressions too: the hardest case for memory.
+retrievers, the ranker on its candidates, evaluation, bundle), and prints one JSON line with the seconds and the peak of
+resident memory of that process. Of the planted events some 18 % are clicks and purchases, from which the models learn; the rest are
+impressions and dislikes, which are read, checked, split and kept apart.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ RECIPE = """
 [data]
 source = "events.parquet"
 kind = "kind"
-positive = ["impression", "click", "purchase", "dislike"]
-negative = []
+context = ["device", "hour"]
 split = "global-time"
 fraction = TEST
 
@@ -40,21 +40,10 @@ similarity = "sequential"
 last = 10
 quota = 100
 
-[[retrieve]]
-use = "two_tower"
-quota = 100
-width = 16
-history = 20
-negatives = "in_batch_log_q"
-[retrieve.train]
-epochs = 1
-batch_size = 512
-
 [rank]
-use = "gbdt"
-trees = 100
-learning_rate = 0.1
-leaves = 15
+use = "lr"
+[rank.train]
+epochs = 1
 
 [funnel]
 candidates = 150
@@ -97,9 +86,7 @@ def main() -> None:
             generate = ["generate", "events.parquet", "--events", str(events), "--users", str(users), "--items", str(arguments.items)]
             subprocess.run([sys.executable, "-m", "palate.cli", *generate], cwd=folder, check=True, stdout=subprocess.DEVNULL)
             size = (Path(folder) / "events.parquet").stat().st_size
-            (Path(folder) / "scale.toml").write_text(
-                RECIPE.replace("0.02\n", f"{min(arguments.test_users, 20_000 / events)}\n"), encoding="utf-8"
-            )
+            (Path(folder) / "scale.toml").write_text(RECIPE.replace("TEST", str(20_000 / events)), encoding="utf-8")
             start = time.perf_counter()
             command = [sys.executable, "-m", "palate.cli", "train", "scale.toml", "--out", "bundle", "--json"]
             process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
