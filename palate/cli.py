@@ -38,7 +38,7 @@ def main() -> None:
     try:
         app()
     except PalateError as error:
-        _fail(str(error))
+        _fail(str(error), 130 if isinstance(error, KeyboardInterrupt) else 1)
     except KeyboardInterrupt:
         _fail("stopped", 130)
     except BrokenPipeError:
@@ -89,7 +89,7 @@ def train(
     command = shlex.join(["palate", *sys.argv[1:]])
     done = job.train(parsed, out, quiet=json_, resume=resume, command=command)
     if json_:
-        _print_json({"bundle": str(done.folder), **done.evaluation.to_json()})
+        _print_json({"bundle": str(done.folder), **job.results(done.recommender, done.evaluation)})
         return
     show_job(done)
     user = done.log.users["user"][int(done.test.user_codes[0])]
@@ -123,7 +123,7 @@ def evaluate(
             importances=importances,
         )
     if json_:
-        _print_json(evaluation.to_json())
+        _print_json(job.results(recommender, evaluation))
     else:
         _console().print(evaluation.table())
 

@@ -38,7 +38,7 @@ def run(out: Path, *, quiet: bool = False, print_json: Callable[[Any], None] | N
     seconds = time.perf_counter() - start
     if print_json is not None:
         cards = [job.card(recommender, heading, request, slate) for (heading, request), slate in zip(people, slates, strict=True)]
-        print_json({"bundle": str(done.folder), "seconds": round(seconds, 1), "slates": cards, **done.evaluation.to_json()})
+        print_json({"bundle": str(done.folder), "seconds": round(seconds, 1), "slates": cards, **job.results(recommender, done.evaluation)})
         return
     cli.show_job(done)
     for (heading, request), slate in zip(people, slates, strict=True):

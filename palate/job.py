@@ -106,6 +106,11 @@ def write_report(job: Job, *, command: str, samples: int = 2, extra: Sequence[tu
     )
 
 
+def results(recommender: Recommender, evaluation: Evaluation) -> dict[str, Any]:
+    """An evaluation as one JSON object, with what it takes to make it again: data, checksum, seed, versions."""
+    return {**evaluation.to_json(), "data": recommender.data, "versions": bundle.versions()}
+
+
 def importances(recommender: Recommender) -> Mapping[str, float] | None:
     """What the ranker leans on, where it can tell."""
     tell = getattr(recommender.funnel.ranker, "importances", None)
