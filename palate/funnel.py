@@ -28,6 +28,7 @@ from palate import config
 from palate.features.encode import Encoder
 from palate.features.history import History
 from palate.features.spec import FeatureSet
+from palate.metrics.ranking import hits
 from palate.progress import Steps
 from palate.rank.base import Examples, Ranker
 from palate.rank.calibrate import Calibrator
@@ -43,7 +44,6 @@ from palate.types import (
     Floats,
     Ints,
     Log,
-    Longs,
     Queries,
     Ragged,
     Request,
@@ -144,7 +144,7 @@ class Funnel:
         with steps.step("label the candidates"):
             self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
             merged = self.candidates(queries)[1]
-            labels = relevance(merged.items, relevant).astype(np.float32)[:, :, None]
+            labels = hits(merged.items, relevant).astype(np.float32)[:, :, None]
             found: Bools = np.asarray(labels.any(axis=(1, 2)))
             if not found.any():
                 raise SplitError(f"{log.name}: the retrievers brought none of the items that should label the ranker; raise their quota")
@@ -304,16 +304,6 @@ class Funnel:
         return sentences
 
 
-def relevance(items: Ints, relevant: Ragged) -> Bools:
-    """Which of the items [B, K] are among the relevant ones of their row. Cost: linear in items and relevant (hash-free, by sorting)."""
-    width = int(max(items.max(initial=0), relevant.values.max(initial=0))) + 1
-    wanted = np.unique(relevant.rows * width + relevant.values)
-    keys = np.arange(len(items), dtype=np.int64)[:, None] * width + items
-    places = np.minimum(np.searchsorted(wanted, keys), max(len(wanted) - 1, 0))
-    found = wanted[places] == keys if len(wanted) else np.zeros(items.shape, dtype=bool)
-    return found & (items != NOTHING)
-
-
 def _without(log: Log, positives: Log, late: Bools) -> Log:
     """The log without the late positive events, and without anything those users did from their first late event on."""
     first = np.full(log.n_users, np.iinfo(np.int64).max)
@@ -333,6 +323,3 @@ def _share(groups: Ints, share: float, seed: int) -> Bools:
     unique = np.unique(groups)
     chosen = np.random.default_rng(seed + 1).permutation(unique)[: max(1, round(share * len(unique)))]
     return np.isin(groups, chosen)
-
-
-__all__ = ["Funnel", "Longs", "relevance"]

@@ -5,13 +5,13 @@ import pytest
 
 from palate.data.split import split
 from palate.features.history import History
-from palate.funnel import Funnel, _without, relevance
+from palate.funnel import Funnel, _without
 from palate.rank.gbdt import GBDT
 from palate.rerank.mmr import MMR
 from palate.retrieve.ease import EASE
 from palate.retrieve.item_knn import ItemKNN
 from palate.retrieve.popular import Popular
-from palate.types import NOTHING, ConfigError, Log, Ragged, Request, SplitError
+from palate.types import NOTHING, ConfigError, Log, Request, SplitError
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,6 @@ def parts(small_log: Log) -> tuple[Log, Log]:
 def funnel(parts: tuple[Log, Log]) -> Funnel:
     retrievers = [Popular(quota=20), EASE(l2=10, quota=20)]
     return Funnel(retrievers, GBDT(min_rows=5), [MMR(column="genres", beta=0.1)], config=Funnel.Config(candidates=30, cuts=4)).fit(parts[0])
-
-
-def test_relevance_by_hand() -> None:
-    items = np.array([[3, 1, NOTHING], [0, 3, 2]], dtype=np.int32)
-    assert relevance(items, Ragged.of([[1], [2, 0]])).tolist() == [[False, True, False], [True, False, True]]
-    assert not relevance(items, Ragged.of([[], []])).any()
 
 
 def test_every_stage_keeps_its_promises(funnel: Funnel, parts: tuple[Log, Log]) -> None:
