@@ -284,10 +284,10 @@ def show_slate(recommender: Recommender, heading: str, request: Request, slate: 
     titles = recent_titles(recommender, request)
     if titles:
         console.print(Text(f"lately: {'; '.join(titles)}", style="dim"))
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1))
-    table.add_column(justify="right", no_wrap=True, min_width=2)
-    table.add_column(overflow="ellipsis", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True, min_width=5)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1), width=min(console.width, 100))
+    table.add_column(justify="right", no_wrap=True, width=2)
+    table.add_column(overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column(justify="right", no_wrap=True, width=6)
     for row in recommender.table(slate).to_dicts():
         chance = "" if row["probability"] is None else f"{row['probability']:.1%}"
         table.add_row(str(row["place"]), Text(str(row.get("title") or row["item"]), style="bold"), chance)
