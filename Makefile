@@ -23,7 +23,7 @@ setup: .venv/ready
 .venv/ready: $(LOCK) pyproject.toml
 	@echo "Setting up .venv (about two minutes) ..."
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-deps --no-compile $(addprefix -r ,$(LOCK))
+	$(BIN)/python -m pip install --quiet --no-deps $(addprefix -r ,$(LOCK))
 	$(BIN)/python -m pip install --quiet --no-deps --no-compile --no-build-isolation --editable .
 	@touch $@
 
