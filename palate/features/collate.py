@@ -11,7 +11,7 @@ import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from palate.features.encode import Encoded
-from palate.types import Batch, DataError, Floats
+from palate.types import Batch, DataError, Floats, Inputs, Ints, Longs
 
 
 def collate(
@@ -41,6 +41,27 @@ def collate(
         labels=torch.zeros(rows, 1) if labels is None else _tensor(labels, np.float32).reshape(rows, -1 if rows else 1),
         weights=torch.ones(rows) if weights is None else _tensor(weights, np.float32),
         extra={name: _tensor(values) for name, values in (extra or {}).items()},
+    )
+
+
+def collate_rows(
+    inputs: Inputs, dense: Floats, ids: Ints | Longs, labels: npt.NDArray[Any], weights: Floats | None = None, keys: list[str] | None = None
+) -> Batch:
+    """Rows with one id a sparse feature as tensors. dense: [R, F]. ids: [R, S], in the order of `inputs.sparse`. labels: [R, T].
+
+    Cost: one transposition of the ids. keys: the names of the features, if the caller has the list.
+    """
+    rows, features = ids.shape
+    values = torch.empty(features * rows, dtype=torch.int64)
+    if features:
+        np.copyto(values.numpy().reshape(features, rows), ids.T)
+    lengths = torch.ones(features * rows, dtype=torch.int32)
+    names = keys if keys is not None else [sparse.name for sparse in inputs.sparse]
+    return Batch(
+        dense=_tensor(dense, np.float32),
+        sparse=KeyedJaggedTensor(keys=names, values=values, lengths=lengths, stride=rows),
+        labels=_tensor(labels, np.float32),
+        weights=torch.ones(rows) if weights is None else _tensor(weights, np.float32),
     )
 
 

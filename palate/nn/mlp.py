@@ -47,7 +47,7 @@ class MLP(nn.Module):
             raise ConfigError(f"activation: no {activation!r}; it takes {', '.join(ACTIVATIONS)}")
         modules: list[nn.Module] = []
         for size in layers:
-            modules.append(_linear(width, size))
+            modules.append(linear(width, size))
             if batch_norm:
                 modules.append(nn.BatchNorm1d(size))
             modules.append(ACTIVATIONS[activation]())
@@ -55,20 +55,34 @@ class MLP(nn.Module):
                 modules.append(nn.Dropout(dropout))
             width = size
         self.hidden = nn.Sequential(*modules)
-        self.head = None if out is None else _linear(width, out)
+        self.head = None if out is None else Head(width, out)
         self.width_out = width if out is None else out
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width] -> [B, width_out]."""
         x = self.hidden(x)
-        if self.head is None:
-            return x
+        return x if self.head is None else self.head(x)
+
+
+class Head(nn.Linear):
+    """The linear layer that gives logits, [B, width] -> [B, out]: always in float32, also under autocast."""
+
+    def __init__(self, width: int, out: int, bias: bool = True) -> None:
+        super().__init__(width, out, bias=bias)
+        nn.init.xavier_normal_(self.weight)
+        if bias:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, width] -> [B, out], float32."""
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(x.float())
+            return super().forward(x.float())
 
 
-def _linear(width: int, size: int) -> nn.Linear:
-    linear = nn.Linear(width, size)
-    nn.init.xavier_normal_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+def linear(width: int, size: int, bias: bool = True) -> nn.Linear:
+    """A linear layer with Glorot's normal weights and zero biases."""
+    layer = nn.Linear(width, size, bias=bias)
+    nn.init.xavier_normal_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer

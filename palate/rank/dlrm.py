@@ -9,16 +9,17 @@ import pydantic
 import torch
 from torch import Tensor, nn
 
+from palate.nn.body import Body
 from palate.nn.dot import Dot
 from palate.nn.embedding import Embeddings
-from palate.nn.mlp import MLP
+from palate.nn.mlp import MLP, Head
 from palate.rank.neural import Embed, NeuralRanker
 from palate.types import Batch, ConfigError, Inputs
 
 Layers = tuple[pydantic.PositiveInt, ...]
 
 
-class DLRMNetwork(nn.Module):
+class DLRMNetwork(Body):
     """Bottom MLP, interaction, top MLP:
 
         z   = bottom(dense)                                   [B, D]     ReLU after every layer, the last of width D
@@ -53,10 +54,11 @@ class DLRMNetwork(nn.Module):
             joint = Dot.width(vectors) + (width if self.bottom is not None else 0)
         if joint == 0:
             raise ConfigError('dlrm: one vector has no products; give it another feature, or interaction = "cat"')
-        self.top = MLP(joint, top, dropout=dropout, batch_norm=batch_norm, out=len(inputs.tasks))
+        self.top = MLP(joint, top, dropout=dropout, batch_norm=batch_norm)
+        self.head = Head(self.top.width_out, len(inputs.tasks))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Batch -> logits [B, T]."""
+    def represent(self, batch: Batch) -> Tensor:
+        """Batch -> the last hidden layer, [B, H]."""
         vectors: Tensor = self.embeddings(batch.sparse)
         first: list[Tensor] = []
         if self.bottom is not None:
@@ -67,8 +69,8 @@ class DLRMNetwork(nn.Module):
             joint = vectors.flatten(1)
         else:
             joint = torch.cat([*first, self.interaction(vectors)], dim=1)
-        logits: Tensor = self.top(joint)
-        return logits
+        hidden: Tensor = self.top(joint)
+        return hidden
 
 
 class DLRM(NeuralRanker):

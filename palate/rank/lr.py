@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pydantic
-from torch import Tensor, nn
+from torch import nn
 
 from palate.config import Training
-from palate.nn.embedding import Embeddings
+from palate.nn.first_order import FirstOrder, width_for
 from palate.rank.neural import Embed, NeuralRanker
-from palate.types import Batch, Inputs
+from palate.types import Inputs
 
 
-class LogisticRegression(nn.Module):
+class LogisticRegression(FirstOrder):
     """One weight an id and a dense column, for each task:
 
         logit_t = b_t + <w_t, dense> + sum_f mean_{i in bag f} v_t[f, i]
@@ -21,18 +21,6 @@ class LogisticRegression(nn.Module):
     embeddings of width T; all start at zero, for the loss is convex. (Bags pool as their input says.) Where the kernels need wider tables,
     the columns after the first T stay zero.
     """
-
-    def __init__(self, inputs: Inputs, embeddings: Embeddings) -> None:
-        super().__init__()
-        self.embeddings = embeddings
-        self.dense = nn.Linear(len(inputs.dense), len(inputs.tasks))
-        nn.init.zeros_(self.dense.weight)
-        nn.init.zeros_(self.dense.bias)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """Batch -> logits [B, T]."""
-        logits: Tensor = self.dense(batch.dense)
-        return logits + self.embeddings(batch.sparse)[:, :, : logits.shape[1]].sum(dim=1)
 
 
 class LR(NeuralRanker):
@@ -50,6 +38,5 @@ class LR(NeuralRanker):
     config: Config
 
     def network(self, inputs: Inputs, embed: Embed) -> nn.Module:
-        tasks = len(inputs.tasks)
-        wide = tasks if self.config.train.sparse == "dense" else -(-tasks // 4) * 4  # FBGEMM's kernels take multiples of 4
+        wide = width_for(len(inputs.tasks), self.config.train.sparse != "dense")
         return LogisticRegression(inputs, embed(wide, init="normal", std=0.0))

@@ -9,10 +9,11 @@ A subclass says only what its network is:
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 import numpy as np
 import pydantic
@@ -23,6 +24,7 @@ from palate.config import Training
 from palate.features.collate import collate
 from palate.features.encode import Encoded
 from palate.features.loader import Loader
+from palate.features.rows import Rows
 from palate.losses import binary_cross_entropy
 from palate.metrics import pointwise, ranking
 from palate.nn.embedding import Embeddings
@@ -36,9 +38,12 @@ BLOCK = 16_384
 
 
 class Embed(Protocol):
-    """Makes the embedding tables of a network: `embed(16)`, or `embed(1, init="normal", std=0.0)`."""
+    """Makes the embedding tables of a network: `embed(16)`, or `embed(1, init="normal", std=0.0)`.
 
-    def __call__(self, width: int, **init: Any) -> Embeddings: ...
+    They start as the Config's `init` says unless told otherwise. only: names of the sparse features they are for (None: all).
+    """
+
+    def __call__(self, width: int, only: Collection[str] | None = None, **init: Any) -> Embeddings: ...
 
 
 class NeuralRanker(Ranker):
@@ -50,12 +55,15 @@ class NeuralRanker(Ranker):
     """
 
     class Config(Ranker.Config):
-        """width: of the embeddings, D. train: how it is trained; settings left out are those of this model, not of `Training`.
+        """width: of the embeddings, D. init, init_std: how they start, see `Embeddings`.
 
+        train: how it is trained; settings left out are those of this model, not of `Training`.
         It stops on the validation queries by `train.monitor`: "logloss", "auc" or "ndcg@10". negatives_per_query: see `training_pairs`.
         """
 
         width: int = pydantic.Field(16, ge=1)
+        init: Literal["uniform", "normal"] = "uniform"
+        init_std: float = pydantic.Field(1e-4, ge=0)
         negatives_per_query: int | None = pydantic.Field(50, ge=1)
         train: Training = Training(epochs=10, batch_size=1024, patience=2, monitor="logloss")
 
@@ -68,6 +76,12 @@ class NeuralRanker(Ranker):
             return {**own, **given} if isinstance(given, Mapping) else given
 
     config: Config
+    model: nn.Module
+    inputs: Inputs
+    features: tuple[str, ...]
+    mean: Floats
+    deviation: Floats
+    prior: Floats
 
     @abstractmethod
     def network(self, inputs: Inputs, embed: Embed) -> nn.Module:
@@ -79,35 +93,103 @@ class NeuralRanker(Ranker):
             raise ConfigError(f"{self.name}: a network needs the training engine; pass run=Run(train=Trainer().fit)")
         pairs, weights = training_pairs(examples, self.config.negatives_per_query, run.seed)
         labels = examples.labels[pairs.rows, pairs.places]
-        if not (np.isin(labels, (0.0, 1.0)) | np.isnan(labels)).all():
-            raise DataError(f"{self.name}: labels must be 0, 1 or NaN (unknown); turn grades into tasks")
+        self.check_labels(labels, examples.tasks)
         self._learn_scale(examples, pairs, labels, weights)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.seed)
-            self.model = self.network(self.inputs, self._embed)
-        self.device = run.device
 
         def make(which: Longs) -> Batch:
             return collate(
                 self._encode(examples.encoder, examples.queries, examples.candidates, pairs.take(which)), labels[which], weights[which]
             )
 
-        def step(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
-            return {"loss": binary_cross_entropy(self._logits(model, batch), batch.labels, batch.weights)}
-
         held = np.flatnonzero(examples.validation)
         held_queries, held_candidates, held_labels = examples.queries.take(held), examples.candidates.take(held), examples.labels[held]
 
         def validate(model: nn.Module) -> Mapping[str, float]:
-            return _quality(self._score(model, held_queries, held_candidates, examples.encoder), held_labels, self.inputs.tasks)
+            return self.quality(self._score(model, held_queries, held_candidates, examples.encoder), held_labels)
 
-        training = self.config.train
-        if not len(held):  # nothing to stop by: the training loss would only say "go on"
-            training = training.model_copy(update={"monitor": "loss", "patience": None})
+        size = self.config.train.batch_size
         # A batch of one row has no deviation, which batch normalisation needs; the odd row has its turn in another epoch.
-        loader = Loader(len(pairs), make, training.batch_size, seed=run.seed, drop_last=len(pairs) % training.batch_size == 1 < len(pairs))
-        self.curves = run.train(self.model, loader, step, training, name=self.name, run=run, validate=validate if len(held) else None)
+        loader = Loader(len(pairs), make, size, seed=run.seed, drop_last=len(pairs) % size == 1 < len(pairs))
+        return self._learn(loader, validate if len(held) else None, run)
+
+    def fit_rows(self, train: Rows, valid: Rows | None = None, run: Run = Run()) -> Self:
+        """Learns from a table of labelled rows (a click log of Criteo's kind) instead of queries, and stops early on another.
+
+        The logits start from zero, not from the base rate, as in the published tables. Errors: DataError where there is nothing to learn.
+        """
+        if run.train is None:
+            raise ConfigError(f"{self.name}: a network needs the training engine; pass run=Run(train=Trainer().fit)")
+        train.check(self.name)
+        self.inputs, self.features = train.inputs, ()
+        self.mean, self.deviation = (np.zeros(0, dtype=np.float32) for _ in range(2))
+        self.prior = np.zeros(len(self.inputs.tasks), dtype=np.float32)
+        if valid is not None and valid.inputs != train.inputs:
+            raise DataError(f"{self.name}: the validation rows have other features than the training rows; prepare them together")
+
+        def validate(model: nn.Module) -> Mapping[str, float]:
+            assert valid is not None
+            return self.quality(self._predict(model, valid)[:, None], valid.labels[:, None])
+
+        loader = train.loader(self.config.train.batch_size, seed=run.seed)
+        return self._learn(loader, validate if valid is not None else None, run)
+
+    def predict(self, rows: Rows) -> Floats:
+        """What it says of labelled rows, in their order: [R, T], probabilities where a task is a click."""
+        if not hasattr(self, "model"):
+            raise ConfigError(f"{self.name}: not fitted; call fit_rows first")
+        if rows.inputs != self.inputs:
+            raise DataError(f"{self.name}: these rows have other features than those it learnt from; prepare them together")
+        return self._predict(self.model, rows)
+
+    def build(self, inputs: Inputs, seed: int = 0) -> nn.Module:
+        """The network for these inputs, as it starts."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.network(inputs, self._embed(inputs))
+
+    # What a ranker of other tasks, or one that learns in two steps, overrides
+
+    def check_labels(self, labels: Floats, tasks: tuple[str, ...]) -> None:
+        """DataError where a label [R, T] is none that it can learn."""
+        if not (np.isin(labels, (0.0, 1.0)) | np.isnan(labels)).all():
+            raise DataError(f"{self.name}: labels must be 0, 1 or NaN (unknown); turn grades into tasks")
+
+    def losses(self, model: nn.Module, logits: Tensor, batch: Batch) -> Mapping[str, Tensor]:
+        """`{"loss": scalar, ...}` for logits [B, T]."""
+        return {"loss": binary_cross_entropy(logits, batch.labels, batch.weights)}
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """What is served for logits [B, T]: probabilities."""
+        return torch.sigmoid(logits)
+
+    def quality(self, scores: Floats, labels: Floats) -> dict[str, float]:
+        """Validation metrics. scores, labels: [Q, K, T], -inf and NaN where there is no candidate or no label."""
+        return _quality(scores, labels, self.inputs.tasks)
+
+    def pretrain(self, model: nn.Module, loader: Any, run: Run) -> None:
+        """A first stage that leaves `model` better than it started. `loader` may be iterated: it is copied for each stage."""
+
+    # How it learns
+
+    def _learn(self, loader: Any, validate: Callable[[nn.Module], Mapping[str, float]] | None, run: Run) -> Self:
+        assert run.train is not None
+        self.model, self.device = self.build(self.inputs, run.seed), run.device
+        self.pretrain(self.model, copy.copy(loader), run)
+        training = self.config.train
+        if validate is None:  # nothing to stop by: the training loss would only say "go on"
+            training = training.model_copy(update={"monitor": "loss", "patience": None})
+        self.curves = run.train(self.model, loader, self.step, training, name=self.name, run=run, validate=validate)
         return self
+
+    def step(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """The loss of one batch."""
+        return self.losses(model, self._logits(model, batch), batch)
+
+    def _predict(self, model: nn.Module, rows: Rows) -> Floats:
+        model.eval()
+        with torch.no_grad():
+            found = [self.answers(self._logits(model, batch.to(self.device))).cpu().numpy() for batch in rows.batches(BLOCK)]
+        return np.concatenate(found).astype(np.float32) if found else np.zeros((0, len(self.inputs.tasks)), dtype=np.float32)
 
     def score(self, queries: Queries, candidates: Candidates, encoder: Encoder) -> Floats:
         """Probabilities [B, K, T] (sigmoids of the logits, not calibrated further); -inf where there is no candidate."""
@@ -115,10 +197,14 @@ class NeuralRanker(Ranker):
             raise ConfigError(f"{self.name}: not fitted; call fit first")
         return self._score(self.model, queries, candidates, encoder)
 
-    def _embed(self, width: int, **init: Any) -> Embeddings:
-        if width % 4 and self.config.train.sparse != "dense":
-            raise ConfigError(f'{self.name}.width: fused tables take multiples of 4, got {width}; or set train.sparse = "dense"')
-        return Embeddings(self.inputs, width, self.config.train, **init)
+    def _embed(self, inputs: Inputs) -> Embed:
+        def embed(width: int, only: Collection[str] | None = None, **init: Any) -> Embeddings:
+            if width % 4 and self.config.train.sparse != "dense":
+                raise ConfigError(f'{self.name}.width: fused tables take multiples of 4, got {width}; or set train.sparse = "dense"')
+            some = inputs if only is None else replace(inputs, sparse=tuple(f for f in inputs.sparse if f.name in only))
+            return Embeddings(some, width, self.config.train, **{"init": self.config.init, "std": self.config.init_std, **init})
+
+        return embed
 
     def _learn_scale(self, examples: Examples, pairs: Pairs, labels: Floats, weights: Floats) -> None:
         """What the network is built for, and the scale of its inputs and outputs."""
@@ -128,12 +214,12 @@ class NeuralRanker(Ranker):
         columns = self._columns(examples.candidates, pairs).astype(np.float64)
         known = ~np.isnan(columns)
         count = np.maximum(known.sum(0), 1)
-        self.mean: Floats = (np.where(known, columns, 0.0).sum(0) / count).astype(np.float32)
+        self.mean = (np.where(known, columns, 0.0).sum(0) / count).astype(np.float32)
         spread = np.sqrt((np.where(known, columns - self.mean, 0.0) ** 2).sum(0) / count)
-        self.deviation: Floats = np.where(spread > 0, spread, 1.0).astype(np.float32)
+        self.deviation = np.where(spread > 0, spread, 1.0).astype(np.float32)
         mass = np.where(np.isnan(labels), 0.0, weights[:, None])
         rate = ((mass * np.nan_to_num(labels)).sum(0) + 0.5) / (mass.sum(0) + 1.0)
-        self.prior: Floats = np.log(rate / (1.0 - rate)).astype(np.float32)
+        self.prior = np.log(rate / (1.0 - rate)).astype(np.float32)
 
     def _columns(self, candidates: Candidates, pairs: Pairs) -> Floats:
         columns = candidate_features(candidates, self.features, pairs)
@@ -161,7 +247,7 @@ class NeuralRanker(Ranker):
         with torch.no_grad():
             for _, block in Pairs.of(candidates).blocks(BLOCK):
                 batch = collate(self._encode(encoder, queries, candidates, block)).to(self.device)
-                scores[block.rows, block.places] = torch.sigmoid(self._logits(model, batch)).cpu().numpy()
+                scores[block.rows, block.places] = self.answers(self._logits(model, batch)).cpu().numpy()
         return scores
 
     def state(self) -> State:
@@ -177,7 +263,7 @@ class NeuralRanker(Ranker):
         self.inputs = Inputs(tuple(meta["dense"]), sparse, tuple(meta["tasks"]))
         self.features = tuple(state.meta["features"])
         self.mean, self.deviation, self.prior = (np.array(state.arrays[name]) for name in ("mean", "deviation", "prior"))
-        self.model, self.device, self.curves = self.network(self.inputs, self._embed), "cpu", {}
+        self.model, self.device, self.curves = self.build(self.inputs), "cpu", {}
         weights = {name: torch.from_numpy(np.array(state.arrays[f"network.{name}"])) for name in self.model.state_dict()}
         self.model.load_state_dict(weights)
         self.model.eval()

@@ -43,7 +43,6 @@ def by_hand(interaction: Literal["dot", "cat"], top: torch.Tensor) -> torch.Tens
     inputs, batch = one_row()
     network = DLRMNetwork(inputs, Embeddings(inputs, 2, DENSE), bottom=(), top=(), interaction=interaction)
     assert network.bottom is not None
-    assert network.top.head is not None
     with torch.no_grad():
         layer = network.bottom.hidden[0]
         assert isinstance(layer, torch.nn.Linear)
@@ -52,8 +51,8 @@ def by_hand(interaction: Literal["dot", "cat"], top: torch.Tensor) -> torch.Tens
         tables = network.embeddings.tables()
         tables["user"].copy_(torch.tensor([[0.0, 0.0], [1.0, 2.0], [3.0, 5.0]]))
         tables["item"].copy_(torch.tensor([[0.0, 0.0], [-1.0, 4.0], [6.0, 7.0]]))
-        network.top.head.weight.copy_(top)
-        network.top.head.bias.fill_(0.25)
+        network.head.weight.copy_(top)
+        network.head.bias.fill_(0.25)
         logits: torch.Tensor = network(batch)
     return logits
 

@@ -1,0 +1,43 @@
+"""The first-order (wide) part of a model: one weight an id and a dense column."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from palate.nn.embedding import Embeddings
+from palate.types import Batch, Inputs
+
+
+class FirstOrder(nn.Module):
+    """One weight an id and a dense column, for each task:
+
+        y_t = b_t + <w_t, dense> + sum_f pool_{i in bag f} v_t[f, i]
+
+    embeddings: tables of width `width_for(tasks, ...)`; their columns after the first T stay as they start. bias: whether there is b.
+    Dense weights and biases start at zero.
+    """
+
+    def __init__(self, inputs: Inputs, embeddings: Embeddings, bias: bool = True) -> None:
+        super().__init__()
+        self.tasks = len(inputs.tasks)
+        self.embeddings = embeddings
+        self.dense = nn.Linear(len(inputs.dense), self.tasks, bias=bias)
+        nn.init.zeros_(self.dense.weight)
+        if bias:
+            nn.init.zeros_(self.dense.bias)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Batch -> [B, T], float32."""
+        with torch.autocast(batch.dense.device.type, enabled=False):
+            first: Tensor = self.dense(batch.dense.float())
+            return first + self.embeddings(batch.sparse)[:, :, : self.tasks].float().sum(dim=1)
+
+
+def width_for(tasks: int, fused: bool) -> int:
+    """The width of first-order tables: a weight a task; FBGEMM's kernels take multiples of 4.
+
+    >>> width_for(1, fused=True), width_for(1, fused=False)
+    (4, 1)
+    """
+    return -(-tasks // 4) * 4 if fused else tasks
