@@ -201,6 +201,10 @@ class NeuralRanker(Ranker):
         def embed(width: int, only: Collection[str] | None = None, **init: Any) -> Embeddings:
             if width % 4 and self.config.train.sparse != "dense":
                 raise ConfigError(f'{self.name}.width: fused tables take multiples of 4, got {width}; or set train.sparse = "dense"')
+            names = [feature.name for feature in inputs.sparse]
+            for name in only or ():
+                if name not in names:
+                    raise ConfigError(f"{self.name}: no sparse feature {name!r}; there are {', '.join(names) or 'none'}")
             some = inputs if only is None else replace(inputs, sparse=tuple(f for f in inputs.sparse if f.name in only))
             return Embeddings(some, width, self.config.train, **{"init": self.config.init, "std": self.config.init_std, **init})
 
