@@ -59,9 +59,9 @@ class MixtureCross(nn.Module):
         E_i(x)  = x_0 * (U_l^i g(C_l^i g(V_l^i x)) + b_l)  V in R^{R x W}, C in R^{R x R}, U in R^{W x R}
         G(x)    = softmax(W_G x + b_G)                    the same for all layers; with one expert, 1
 
-    Wang et al. 2021, "DCN V2", section 3.5, "Cost-Effective Mixture of Low-Rank DCN". With activation g = "identity" there is no C, which
-    is the paper's first form of E_i, and with K = 1 beside it the plain low-rank layer. The experts' matrices lie side by side, so a layer
-    is two products with K R columns, and since the gates sum to one, b_l is added once. x_0: [B, W] -> x_L [B, W].
+    Wang et al. 2021, "DCN V2", section 3.5, equations 3 and 4 with softmax for gates. With activation g = "identity" there is no C
+    (equation 3), and with K = 1 beside it that is the low-rank layer of equation 2. The experts' matrices lie side by side, so a layer is
+    two products with K R columns, and since the gates sum to one, b_l is added once. x_0: [B, W] -> x_L [B, W].
     Cost: L K (2 W R + R^2) multiplications a row.
     """
 
