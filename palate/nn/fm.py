@@ -26,5 +26,6 @@ class SecondOrder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, F, T D] -> [B, T], float32."""
-        v = x.float().unflatten(2, (self.tasks, -1))  # and autocast leaves sums and squares of float32 alone
+        rows, fields, width = x.shape
+        v = x.float().reshape(rows, fields, self.tasks, width // self.tasks)  # and autocast leaves sums and squares of float32 alone
         return 0.5 * (v.sum(dim=1).square() - v.square().sum(dim=1)).sum(dim=2)
