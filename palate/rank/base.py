@@ -5,11 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
+import pydantic
 
 from palate import config
+from palate.rank.blend import Blend
+from palate.rank.tasks import WANTED, Kind, Task
 from palate.types import Bools, Candidates, DataError, Floats, Ints, Longs, Queries, Run
 
 if TYPE_CHECKING:
@@ -40,9 +43,29 @@ class Ranker(config.Component, ABC):
     """
 
     class Config(config.Config):
-        """name: what tables call it (default: its file's name)."""
+        """name: what tables call it (default: its file's name).
+
+        tasks: what it predicts of a candidate, see `Task`; none is one task, `label`: is it wanted? blend: the score by which the funnel
+        orders, a formula over the names of the tasks, see `Blend`; none is the score of the first task.
+        """
+
+        kinds: ClassVar[tuple[Kind, ...]] = ("click",)  # what a ranker of this class can learn
 
         name: str | None = None
+        tasks: tuple[Task, ...] = ()
+        blend: str | None = None
+
+        @pydantic.model_validator(mode="after")
+        def _tasks_that_it_can_learn(self) -> Self:
+            names = [task.name for task in self.tasks or WANTED]
+            for task in self.tasks:
+                if names.count(task.name) > 1:
+                    raise ValueError(f"tasks: two are called {task.name!r}")
+                if task.kind not in self.kinds:
+                    raise ValueError(f'tasks: {task.name!r} is a {task.kind}, this ranker learns only clicks; use = "multitask" learns all')
+            if self.blend is not None:
+                Blend.parse(self.blend, names)
+            return self
 
     config: Config
 
@@ -99,8 +122,8 @@ def candidate_features(candidates: Candidates, names: Sequence[str], pairs: Pair
 def training_pairs(examples: Examples, negatives: int | None, seed: int) -> tuple[Pairs, Floats]:
     """The pairs of the training queries, and their weights [R]: all positives, and at most `negatives` others of each query.
 
-    A pair is positive if any of its labels is above 0. The kept negatives of a query are drawn uniformly without replacement and weigh
-    (negatives there were) / (negatives kept), so that sums over them are unbiased and probabilities need no correction afterwards.
+    A pair is positive if any of its labels is known and not 0. The kept negatives of a query are drawn uniformly without replacement
+    and weigh (negatives there were) / (negatives kept), so that sums over them are unbiased and probabilities need no correction.
     """
     training = ~examples.validation
     pairs = Pairs.of(examples.candidates, np.broadcast_to(training[:, None], examples.candidates.items.shape))
@@ -109,7 +132,8 @@ def training_pairs(examples: Examples, negatives: int | None, seed: int) -> tupl
     weights = np.ones(len(pairs), dtype=np.float32)
     if negatives is None:
         return pairs, weights
-    negative = np.flatnonzero(~(examples.labels[pairs.rows, pairs.places] > 0).any(axis=1))
+    labels = examples.labels[pairs.rows, pairs.places]
+    negative = np.flatnonzero(((labels == 0) | np.isnan(labels)).all(axis=1))
     drawn = negative[np.lexsort((np.random.default_rng(seed).random(len(negative)), pairs.rows[negative]))]
     there = np.bincount(pairs.rows[drawn], minlength=len(examples.queries))
     place = np.arange(len(drawn)) - np.repeat(np.cumsum(there) - there, there)  # of each negative in its query, in drawn order

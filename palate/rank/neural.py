@@ -94,7 +94,8 @@ class NeuralRanker(Ranker):
         pairs, weights = training_pairs(examples, self.config.negatives_per_query, run.seed)
         labels = examples.labels[pairs.rows, pairs.places]
         self.check_labels(labels, examples.tasks)
-        self._learn_scale(examples, pairs, labels, weights)
+        self._learn_scale(examples, pairs)
+        self.prior = self.learn_labels(labels, weights)
 
         def make(which: Longs) -> Batch:
             return collate(
@@ -122,7 +123,9 @@ class NeuralRanker(Ranker):
         train.check(self.name)
         self.inputs, self.features = train.inputs, ()
         self.mean, self.deviation = (np.zeros(0, dtype=np.float32) for _ in range(2))
-        self.prior = np.zeros(len(self.inputs.tasks), dtype=np.float32)
+        labels = train.labels
+        self.check_labels(labels, self.inputs.tasks)
+        self.prior = self.learn_labels(labels, None)
         if valid is not None and valid.inputs != train.inputs:
             raise DataError(f"{self.name}: the validation rows have other features than the training rows; prepare them together")
 
@@ -154,6 +157,16 @@ class NeuralRanker(Ranker):
         if not (np.isin(labels, (0.0, 1.0)) | np.isnan(labels)).all():
             raise DataError(f"{self.name}: labels must be 0, 1 or NaN (unknown); turn grades into tasks")
 
+    def learn_labels(self, labels: Floats, weights: Floats | None) -> Floats:
+        """Learns what it must know of the training labels [R, T]. Returns what is added to the network's logits, [T]: the log-odds of
+        each base rate, so that they start there. weights [R]: None is a table of rows, whose logits start from 0.
+        """
+        if weights is None:
+            return np.zeros(labels.shape[1], dtype=np.float32)
+        mass = np.where(np.isnan(labels), 0.0, weights[:, None])
+        rate = ((mass * np.nan_to_num(labels)).sum(0) + 0.5) / (mass.sum(0) + 1.0)
+        return np.log(rate / (1.0 - rate)).astype(np.float32)
+
     def losses(self, model: nn.Module, logits: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """`{"loss": scalar, ...}` for logits [B, T]."""
         return {"loss": binary_cross_entropy(logits, batch.labels, batch.weights)}
@@ -164,7 +177,7 @@ class NeuralRanker(Ranker):
 
     def quality(self, scores: Floats, labels: Floats) -> dict[str, float]:
         """Validation metrics. scores, labels: [Q, K, T], -inf and NaN where there is no candidate or no label."""
-        return _quality(scores, labels, self.inputs.tasks)
+        return click_quality(scores, labels, self.inputs.tasks)
 
     def pretrain(self, model: nn.Module, loader: Any, run: Run) -> None:
         """A first stage that leaves `model` better than it started. `loader` may be iterated: it is copied for each stage."""
@@ -210,8 +223,8 @@ class NeuralRanker(Ranker):
 
         return embed
 
-    def _learn_scale(self, examples: Examples, pairs: Pairs, labels: Floats, weights: Floats) -> None:
-        """What the network is built for, and the scale of its inputs and outputs."""
+    def _learn_scale(self, examples: Examples, pairs: Pairs) -> None:
+        """What the network is built for, and the scale of its inputs."""
         own, names = examples.encoder.inputs(), tuple(examples.candidates.features)
         self.features = names
         self.inputs = Inputs((*own.dense, *names, *(f"{name}.has" for name in names)), own.sparse, examples.tasks)
@@ -221,9 +234,6 @@ class NeuralRanker(Ranker):
         self.mean = (np.where(known, columns, 0.0).sum(0) / count).astype(np.float32)
         spread = np.sqrt((np.where(known, columns - self.mean, 0.0) ** 2).sum(0) / count)
         self.deviation = np.where(spread > 0, spread, 1.0).astype(np.float32)
-        mass = np.where(np.isnan(labels), 0.0, weights[:, None])
-        rate = ((mass * np.nan_to_num(labels)).sum(0) + 0.5) / (mass.sum(0) + 1.0)
-        self.prior = np.log(rate / (1.0 - rate)).astype(np.float32)
 
     def _columns(self, candidates: Candidates, pairs: Pairs) -> Floats:
         columns = candidate_features(candidates, self.features, pairs)
@@ -274,7 +284,7 @@ class NeuralRanker(Ranker):
         return self
 
 
-def _quality(scores: Floats, labels: Floats, tasks: tuple[str, ...]) -> dict[str, float]:
+def click_quality(scores: Floats, labels: Floats, tasks: tuple[str, ...]) -> dict[str, float]:
     """logloss, auc and ndcg@10, each the mean over tasks; with several tasks also each task's own. scores, labels: [Q, K, T]."""
     found: dict[str, list[float]] = {"logloss": [], "auc": [], "ndcg@10": []}
     for task in range(len(tasks)):

@@ -1,0 +1,112 @@
+"""What a ranker predicts of a candidate, and which events of the log say what really happened.
+
+[[rank.tasks]]
+name = "watch_time"
+kind = "watch_time"
+events = ["play"]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, Self
+
+import numpy as np
+import polars as pl
+import pydantic
+
+from palate import config
+from palate.metrics.ranking import hits
+from palate.rank.blend import FUNCTIONS
+from palate.types import NOTHING, Bools, ConfigError, Floats, Ints, Log, Longs, Ragged, SplitError
+
+Kind = Literal["click", "rating", "watch_time"]
+
+
+class Task(config.Config):
+    """One thing to predict. As in Zhao et al. 2019, section 4.2, whether something happens is a click, and how much is a number.
+
+    name: an identifier, by which formulas and results call it. weight: of its loss.
+    kind, and what is the label of a candidate, and what is served:
+        click        1 if any of its events happened, else 0; a probability
+        rating       the value of the last of its events, unknown without one; a grade in the units of the ratings
+        watch_time   the values of its events added up, in seconds: 0 if none happened, unknown if one has no value; expected seconds
+    events: the kinds of event that make the label. None, for a click: whatever counts as wanted in the log.
+    """
+
+    name: str
+    kind: Kind = "click"
+    weight: float = pydantic.Field(1.0, gt=0, allow_inf_nan=False)
+    events: tuple[str, ...] = ()
+
+    @pydantic.model_validator(mode="after")
+    def _a_name_that_formulas_can_use(self) -> Self:
+        if not self.name.isidentifier() or self.name in FUNCTIONS or self.name == "probability":
+            raise ValueError(f"the name {self.name!r} must be letters, digits and _, and none of {', '.join(FUNCTIONS)}, probability")
+        return self
+
+
+WANTED = (Task(name="label"),)
+
+
+def label(tasks: Sequence[Task], log: Log, happened: Ragged, items: Ints) -> Floats:
+    """What happened to candidates: float32 [Q, K, T], one column a task, NaN where it is unknown.
+
+    happened: for each query the rows of `log.events` that tell what its user then did. items: item codes [Q, K], NOTHING where there is
+    none. Errors: ConfigError for kinds of event that the log does not have, SplitError for a task of which no candidate has anything.
+    Cost: a sort of the events and a binary search a candidate, each task.
+    """
+    labels = np.empty((*items.shape, len(tasks)), dtype=np.float32)
+    for place, task in enumerate(tasks):
+        which = np.flatnonzero(_says(task, log)[happened.values])
+        queries, events = happened.rows[which], happened.values[which]
+        labels[:, :, place] = _column(task, log, queries, events, items)
+        told = labels[:, :, place][items != NOTHING]
+        if not (np.isfinite(told) if task.kind == "rating" else told > 0).any():
+            raise SplitError(
+                f"{log.name}: task {task.name!r}: no candidate that the retrievers brought has such an event; "
+                "raise their quota, or leave the task out"
+            )
+    return labels
+
+
+def _says(task: Task, log: Log) -> Bools:
+    """Which events make the label of a task. bool [E]."""
+    if not task.events:
+        if task.kind != "click":
+            raise ConfigError(f'task {task.name!r}: say which kinds of event hold its value, for example events = ["{task.kind}"]')
+        numbered = replace(log, events=log.events.select("kind", "value").with_row_index("row"))
+        wanted = np.zeros(len(log), dtype=np.bool_)
+        wanted[numbered.positives().events["row"].to_numpy()] = True
+        return wanted
+    kinds = log.events["kind"].cast(pl.String)
+    there = kinds.unique().sort().to_list()
+    for kind in task.events:
+        if kind not in there:
+            raise ConfigError(f"task {task.name!r}: the log has no event of kind {kind!r}; it has {', '.join(there)}")
+    return kinds.is_in(list(task.events)).to_numpy()
+
+
+def _column(task: Task, log: Log, queries: Longs, events: Ints, items: Ints) -> Floats:
+    """The labels of one task, [Q, K], from the events that say them, in log order within a query."""
+    acted = log.item_codes[events]
+    if task.kind == "click":
+        lengths = np.bincount(queries, minlength=len(items))
+        return hits(items, Ragged(np.r_[0, np.cumsum(lengths)], acted)).astype(np.float32)
+    values = log.events["value"].to_numpy().astype(np.float64)[events]  # null becomes NaN
+    pairs, place = np.unique(queries * np.int64(log.n_items) + acted, return_inverse=True)
+    if task.kind == "rating":
+        told, given = np.full(len(pairs), np.nan), ~np.isnan(values)
+        told[place[given]] = values[given]  # of several the last one stays: numpy assigns in order
+        otherwise = np.nan
+    else:
+        told = np.bincount(place, values, minlength=len(pairs))
+        otherwise = 0.0
+    found = np.full(items.shape, otherwise)
+    if len(pairs):
+        wanted = np.arange(len(items), dtype=np.int64)[:, None] * log.n_items + items
+        at = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
+        hit = (pairs[at] == wanted) & (items != NOTHING)
+        found[hit] = told[at[hit]]
+    return found.astype(np.float32)
