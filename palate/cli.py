@@ -233,6 +233,38 @@ def generate(
     _console().print(f"{events:,} events in {out}")
 
 
+@app.command(
+    epilog="Examples:  palate reproduce --list  |  palate reproduce frappe-x1 --models fm,deepfm --seeds 5  |  "
+    "palate reproduce frappe-x1 --data DIR"
+)
+def reproduce(
+    table: Annotated[str | None, typer.Argument(help="A published table; --list names them.", show_default=False)] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the tables and their models.")] = False,
+    models: Annotated[str | None, typer.Option(help="Only these models, commas between.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds: 0, 1, 2, ...")] = 1,
+    data: Annotated[Path | None, typer.Option(help="Another data set in the same format instead of the published one.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Where each run's settings, environment and figures are kept; runs there are not repeated.")
+    ] = Path("reproduced"),
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the processors.")] = 1,
+    json_: Json = False,
+) -> None:
+    """Train the models of a published table by its protocol, and print the published figures beside ours."""
+    from palate.reproduce import command
+
+    if list_:
+        command.show_tables(_console(), _print_json if json_ else None)
+        return
+    if table is None:
+        _fail(f"reproduce: which table? There are {', '.join(command.names())}")
+    keys = [key.strip() for key in models.split(",") if key.strip()] if models is not None else None
+    done = command.reproduce(table, keys, seeds, data, out, jobs=jobs, quiet=json_, command=shlex.join(["palate", *sys.argv[1:]]))
+    if json_:
+        _print_json(done.to_json())
+    else:
+        done.show(_console())
+
+
 @app.command(epilog="Example:  palate doctor")
 def doctor(json_: Json = False) -> None:
     """Check this machine: versions that go together, bf16, memory, GPUs; and what to mend."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from palate import recipe as recipes
 from palate.recommender import Recommender
-from palate.serve import bundle
 from palate.types import BundleError, Log, Request, Slate
+from palate.versions import versions
 
 if TYPE_CHECKING:
     from palate.evaluate import Evaluation
@@ -108,7 +108,7 @@ def write_report(job: Job, *, command: str, samples: int = 2, extra: Sequence[tu
 
 def results(recommender: Recommender, evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation as one JSON object, with what it takes to make it again: data, checksum, seed, versions."""
-    return {**evaluation.to_json(), "data": recommender.data, "versions": bundle.versions()}
+    return {**evaluation.to_json(), "data": recommender.data, "versions": versions()}
 
 
 def importances(recommender: Recommender) -> Mapping[str, float] | None:
@@ -133,5 +133,5 @@ def facts(job: Job, command: str) -> dict[str, Any]:
         "seed": data["seed"],
         "checksum": data["checksum"],
         "processors": os.cpu_count(),
-        **bundle.versions(),
+        **versions(),
     }

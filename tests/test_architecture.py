@@ -17,7 +17,7 @@ PACKAGE = ROOT / "palate"
 # Rooms from the top of the house down. A room imports only from lines above its own; rooms on one line are blind to each other.
 ORDER: list[tuple[str, ...]] = [
     ("errors", "recipes"),
-    ("types", "progress"),
+    ("types", "progress", "versions"),
     ("config",),
     ("data", "nn", "losses", "sampling", "metrics"),
     ("features",),

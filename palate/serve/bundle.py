@@ -12,16 +12,13 @@ or written by a newer Palate is refused with one line. Loading needs no training
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import os
-import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +37,10 @@ from palate.rank.calibrate import Calibrator
 from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
 from palate.types import BundleError, ConfigError, State
+from palate.versions import versions
 
 FORMAT = "palate-bundle"
 FORMAT_VERSION = 1
-
-
-def versions() -> dict[str, str]:
-    """The versions that stand in every result."""
-    found = {"python": platform.python_version()}
-    for package in ("palate", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "polars", "numpy", "scipy", "lightgbm"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[package] = metadata.version(package)
-    return found
 
 
 def save(

@@ -1,0 +1,234 @@
+"""The protocol of click tables: train, valid and test CSV files with a label column, one network a seed, judged on the test rows.
+
+The vocabulary of each column is that of the training rows; a value that they lack has no vector. A network stops by its validation
+AUC, its best epoch is kept, and only that one is shown the test rows.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from palate.config import build
+from palate.data.sources.download import Archive, fetch, local_folder
+from palate.features.rows import Rows
+from palate.metrics import pointwise
+from palate.rank.neural import NeuralRanker
+from palate.reproduce.base import Done, Entry, Table, environment, fingerprint, md5_of
+from palate.train.trainer import Trainer
+from palate.types import ConfigError, DataError, Floats, Inputs, Ints, Run, SparseInput
+
+SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class ClickData:
+    """The three splits, encoded alike. checksums: md5 of each file. notes: where a file is not the published one."""
+
+    train: Rows
+    valid: Rows
+    test: Rows
+    checksums: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def find(table: Table, folder: Path | None, *, quiet: bool = False) -> Path:
+    """The folder of the files: given, in PALATE_DATA, or downloaded. Errors: DataError that says where it looked."""
+    names = [f"{split}.csv" for split in SPLITS]
+    if folder is not None:
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise DataError(f"{folder}: lacks {', '.join(missing)}; the protocol needs {', '.join(names)} with a label column")
+        return folder
+    local = local_folder(table.data, [names])
+    if local is not None:
+        return local
+    try:
+        return fetch(Archive(table.url, least=1), table.data, quiet=quiet)
+    except DataError as error:
+        raise DataError(
+            f"{table.name}: no folder {table.data!r} with {', '.join(names)} in PALATE_DATA, and the download failed: {error}"
+        ) from None
+
+
+def read(folder: Path, *, label: str | None = None, md5: Mapping[str, str] | None = None) -> ClickData:
+    """Reads and encodes the three files. Whole numbers and text are categories; columns with a decimal point are numbers (standardised).
+
+    label: the column to learn; None: `label`, `click` or `clicks`. Errors: DataError with file, row and column.
+    """
+    frames = {split: _frame(folder / f"{split}.csv") for split in SPLITS}
+    first = frames["train"]
+    label = label or next((name for name in ("label", "click", "clicks") if name in first.columns), "label")
+    for split, frame in frames.items():
+        path = folder / f"{split}.csv"
+        if label not in frame.columns:
+            raise DataError(f"{path}: no column {label!r} (it has {', '.join(frame.columns)}); name the label column `label`")
+        if not frame.height:
+            raise DataError(f"{path}: has no rows")
+        different = set(frame.columns) ^ set(first.columns)
+        if different:
+            raise DataError(
+                f"{path}: column {sorted(different)[0]!r} is not in both this file and train.csv; give all three the same columns"
+            )
+    columns = [name for name in first.columns if name != label]
+    numbers = [name for name in columns if first[name].dtype.is_float()]
+    values = {name: first[name].cast(pl.String).drop_nulls().unique(maintain_order=True) for name in columns if name not in numbers}
+    inputs = Inputs(tuple(numbers), tuple(SparseInput(name, name, len(known) + 1, "sum") for name, known in values.items()), (label,))
+    moments = {
+        name: (float(np.nanmean(column)), float(np.nanstd(column)) or 1.0) for name in numbers for column in [first[name].to_numpy()]
+    }
+    rows = {split: _rows(frame, folder / f"{split}.csv", label, inputs, values, moments) for split, frame in frames.items()}
+    checksums = {f"{split}.csv": md5_of(folder / f"{split}.csv") for split in SPLITS}
+    notes = [
+        f"{name} is not the published file (md5 {checksums[name]}, published {known})"
+        for name, known in (md5 or {}).items()
+        if checksums[name] != known
+    ]
+    return ClickData(rows["train"], rows["valid"], rows["test"], checksums, tuple(notes))
+
+
+def _frame(path: Path) -> pl.DataFrame:
+    try:
+        return pl.read_csv(path, infer_schema_length=None)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{path}: not a CSV file with a header: {str(error).splitlines()[0]}") from None
+
+
+def _rows(
+    frame: pl.DataFrame, path: Path, label: str, inputs: Inputs, values: Mapping[str, pl.Series], moments: Mapping[str, tuple[float, float]]
+) -> Rows:
+    labels = frame[label].cast(pl.Float32, strict=False)
+    bad = (~labels.is_in([0.0, 1.0])).fill_null(True)
+    if bad.any():
+        row = int(bad.arg_max() or 0)
+        raise DataError(f"{path}: line {row + 2}, column {label!r}: {frame[label][row]!r} is neither 0 nor 1")
+    ids: Ints = np.zeros((frame.height, len(values)), dtype=np.int32)
+    for place, (name, known) in enumerate(values.items()):
+        found = frame[name].cast(pl.String).cast(pl.Enum(known), strict=False).to_physical().cast(pl.Int32) + 1
+        ids[:, place] = found.fill_null(0).to_numpy()
+    dense: Floats = np.zeros((frame.height, len(moments)), dtype=np.float32)
+    for place, (name, (mean, deviation)) in enumerate(moments.items()):
+        column = frame[name].cast(pl.Float64, strict=False)
+        infinite = column.is_infinite().fill_null(False)
+        if infinite.any():
+            row = int(infinite.arg_max() or 0)
+            raise DataError(f"{path}: line {row + 2}, column {name!r}: {column[row]} is no number to learn from; leave the cell empty")
+        dense[:, place] = np.nan_to_num((column.fill_null(float("nan")).to_numpy() - mean) / deviation)
+    return Rows.of(inputs, dense, ids, labels.to_numpy(), str(path))
+
+
+def ranker_of(entry: Entry) -> NeuralRanker:
+    """The model of an entry, not fitted."""
+    ranker = build(entry.use, "rank", entry.settings)
+    if not isinstance(ranker, NeuralRanker):
+        raise ConfigError(f"{entry.key}: {entry.use} is not a network")
+    return ranker
+
+
+def train_one(entry: Entry, seed: int, data: ClickData, *, quiet: bool = True) -> Done:
+    """Trains one model with one seed and judges it on the test rows."""
+    ranker = ranker_of(entry)
+    began = time.perf_counter()
+    ranker.fit_rows(data.train, data.valid, Run(seed=seed, quiet=quiet, train=Trainer().fit))
+    seconds = time.perf_counter() - began
+    labels, probabilities = data.test.labels[:, 0], ranker.predict(data.test)[:, 0]
+    metrics = {
+        "auc": pointwise.auc(labels, probabilities),
+        "logloss": pointwise.logloss(labels, probabilities),
+        "ne": pointwise.normalised_entropy(labels, probabilities),
+        "calibration": pointwise.calibration_ratio(labels, probabilities),
+        "valid_auc": max(ranker.curves.get("auc", [float("nan")])),
+        "valid_logloss": _at_best(ranker.curves, "logloss"),
+    }
+    parameters = sum(weight.numel() for weight in ranker.model.parameters())
+    epochs = max((len(curve) for curve in ranker.curves.values()), default=0)
+    settings = ranker.config.model_dump(mode="json")
+    return Done(entry.key, seed, metrics, parameters, seconds, epochs, settings, {k: list(v) for k, v in ranker.curves.items()})
+
+
+def _at_best(curves: Mapping[str, Sequence[float]], metric: str) -> float:
+    """A validation metric at the epoch that was kept, the one of the best AUC."""
+    return float(curves[metric][int(np.argmax(curves["auc"]))]) if metric in curves and "auc" in curves else float("nan")
+
+
+_DATA: ClickData | None = None  # of a worker process
+
+
+def _start(folder: Path, md5: Mapping[str, str], threads: int) -> None:
+    global _DATA
+    torch.set_num_threads(threads)
+    _DATA = read(folder, md5=md5)
+
+
+def _work(entry: Entry, seed: int) -> Done:
+    assert _DATA is not None
+    return train_one(entry, seed, _DATA)
+
+
+def run(
+    table: Table,
+    entries: Sequence[Entry],
+    seeds: Sequence[int],
+    folder: Path,
+    out: Path,
+    *,
+    jobs: int = 1,
+    command: str = "",
+    told: Callable[[Entry, Done, int, int], None] = lambda *_: None,
+) -> tuple[dict[str, list[Done]], ClickData]:
+    """Trains every entry with every seed, `jobs` at a time, and leaves one JSON file a run in `out`.
+
+    A run that is already there, with the same settings, files and versions, is not repeated, so that a long table may be stopped
+    and taken up again. told: called after each run with how many are done and how many there are.
+    """
+    data = read(folder, md5=table.md5)
+    out.mkdir(parents=True, exist_ok=True)
+    where = environment()
+    runs: dict[str, list[Done]] = {entry.key: [] for entry in entries}
+    left: list[tuple[Entry, int, Path]] = []
+    for entry in entries:
+        settings = ranker_of(entry).config.model_dump(mode="json")
+        for seed in seeds:
+            name = fingerprint([entry.use, settings, seed, data.checksums, where["versions"]])
+            path = out / f"{entry.key}-{seed}-{name}.json"
+            if path.is_file():
+                runs[entry.key].append(Done(**json.loads(path.read_text(encoding="utf-8"))["run"]))
+            else:
+                left.append((entry, seed, path))
+    total = len(entries) * len(seeds)
+
+    def keep(entry: Entry, path: Path, done: Done) -> None:
+        runs[entry.key].append(done)
+        record = {"table": table.name, "entry": asdict(replace(entry, published={})), "run": asdict(done), "command": command}
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(record | {"environment": where, "data": data.checksums}, indent=1), encoding="utf-8")
+        os.replace(half, path)
+        told(entry, done, sum(len(found) for found in runs.values()), total)
+
+    if jobs == 1:
+        for entry, seed, path in left:
+            keep(entry, path, train_one(entry, seed, data))
+    elif left:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        workers = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (folder, table.md5, threads))
+        with workers:
+            futures = {workers.submit(_work, entry, seed): (entry, path) for entry, seed, path in left}
+            try:
+                for future in as_completed(futures):
+                    keep(*futures[future], future.result())
+            except BaseException:
+                workers.shutdown(wait=False, cancel_futures=True)
+                raise
+    for found in runs.values():
+        found.sort(key=lambda done: done.seed)
+    return runs, data

@@ -1,0 +1,112 @@
+"""What `palate reproduce` does: finds the data, trains, shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table as RichTable
+
+from palate.reproduce import clicks
+from palate.reproduce.base import Done, Entry, Table, cells, environment, headings, markdown, summary, table_of, tables
+from palate.types import PalateError
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """A table with our rows. rows: as `--json` gives them. notes: what differs from the published protocol."""
+
+    table: Table
+    rows: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+    about: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """One JSON object."""
+        return {"table": self.table.name, "rows": list(self.rows), "notes": list(self.notes), **self.about}
+
+    @property
+    def text(self) -> str:
+        """The table in Markdown, with what it takes to make it again."""
+        lines = [f"# {self.table.title}", "", f"Published: {self.table.source}.", ""]
+        lines += [markdown(self.rows, self.table.metrics)]
+        lines += [f"- {row['model']}: {row['note']}" for row in self.rows if row["note"]]
+        lines += [f"- {note}" for note in self.notes]
+        seeds = sorted({seed for row in self.rows for seed in row["seeds"]})
+        versions = ", ".join(f"{name} {version}" for name, version in self.about["environment"]["versions"].items())
+        lines += ["", f"Seeds {', '.join(map(str, seeds))}. Command: `{self.about['command']}`. Versions: {versions}."]
+        return "\n".join(lines) + "\n"
+
+    def show(self, console: Console) -> None:
+        """The table as a person reads it."""
+        head = headings(self.table.metrics, published=any("published" in row for row in self.rows))
+        shown = RichTable(title=self.table.title, box=None, pad_edge=False, title_justify="left")
+        for place, name in enumerate(head):
+            shown.add_column(name, justify="left" if place == 0 else "right")
+        for row in self.rows:
+            shown.add_row(*cells(row, self.table.metrics))
+        console.print(shown)
+        for note in self.notes:
+            console.print(f"[dim]{note}[/dim]")
+        console.print(f"Settings, environment and figures of every run: [bold]{self.about['out']}[/bold]")
+
+
+def names() -> list[str]:
+    """The tables there are."""
+    return sorted(tables())
+
+
+def show_tables(console: Console, print_json: Callable[[Any], None] | None) -> None:
+    """Every table with its models."""
+    found = tables()
+    if print_json is not None:
+        print_json({name: {"title": table.title, "models": [entry.key for entry in table.entries]} for name, table in found.items()})
+        return
+    shown = RichTable(box=None, pad_edge=False)
+    for heading in ("table", "what", "models"):
+        shown.add_column(heading)
+    for name, table in found.items():
+        shown.add_row(f"[bold]{name}[/bold]", f"{table.title}\n[dim]{table.source}[/dim]", ", ".join(entry.key for entry in table.entries))
+    console.print(shown)
+
+
+def reproduce(
+    name: str,
+    keys: Sequence[str] | None,
+    seeds: int,
+    data: Path | None,
+    out: Path,
+    *,
+    jobs: int = 1,
+    quiet: bool = False,
+    command: str = "",
+) -> Reproduced:
+    """Trains the chosen models with seeds 0, 1, ... and puts the published figures beside ours."""
+    table = table_of(name)
+    entries = table.chosen(keys)
+    console = Console(stderr=True, highlight=False, quiet=quiet)
+    folder = clicks.find(table, data, quiet=quiet)
+    home = out / (name if data is None else f"{name}-{data.resolve().name}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task(table.title, total=len(entries) * seeds)
+
+        def told(entry: Entry, done: Done, there: int, total: int) -> None:
+            bar.update(task, completed=there, total=total)
+            figures = "  ".join(f"{metric} {done.metrics[metric]:.4f}" for metric in table.metrics)
+            console.print(
+                f"[{there}/{total}] {entry.model}, seed {done.seed}: {figures}, {done.epochs} epochs, {done.seconds:.0f} s", markup=False
+            )
+
+        runs, found = clicks.run(table, entries, range(seeds), folder, home, jobs=jobs, command=command, told=told)
+    rows = tuple(summary(entry, runs[entry.key], table.metrics, published=data is None) for entry in entries)
+    if not rows:
+        raise PalateError(f"{name}: no model chosen")
+    about = {"command": command, "out": str(home), "data": found.checksums, "environment": environment()}
+    done = Reproduced(table, rows, found.notes if data is None else (), about)
+    (home / "table.md").write_text(done.text, encoding="utf-8")
+    return done
