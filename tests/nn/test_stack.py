@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from palate.config import Training
@@ -6,7 +7,7 @@ from palate.features.collate import collate
 from palate.features.encode import Encoded
 from palate.nn.embedding import Embeddings
 from palate.nn.stack import Stack
-from palate.types import Batch, Inputs, Ragged, SparseInput
+from palate.types import Batch, ConfigError, Inputs, Ragged, SparseInput
 
 DENSE = Training(sparse="dense")
 
@@ -32,3 +33,8 @@ def test_only_one_kind_of_input() -> None:
         inputs, batch = row(dense, sparse)
         stack = Stack(inputs, Embeddings(inputs, 4, DENSE))
         assert stack(batch).shape == (1, stack.width_out) == (1, width)
+
+
+def test_no_input_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="give it a feature"):
+        Stack(Inputs(), Embeddings(Inputs(), 4, DENSE))
