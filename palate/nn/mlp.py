@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from palate.nn.dropout import Dropout
 from palate.types import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -52,7 +53,7 @@ class MLP(nn.Module):
                 modules.append(nn.BatchNorm1d(size))
             modules.append(ACTIVATIONS[activation]())
             if dropout > 0:
-                modules.append(nn.Dropout(dropout))
+                modules.append(Dropout(dropout))
             width = size
         self.hidden = nn.Sequential(*modules)
         self.head = None if out is None else Head(width, out)
