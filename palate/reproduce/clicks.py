@@ -197,9 +197,9 @@ def run(
     runs: dict[str, list[Done]] = {entry.key: [] for entry in entries}
     left: list[tuple[Entry, int, Path]] = []
     for entry in entries:
-        settings = ranker_of(entry).config.model_dump(mode="json")
+        ranker_of(entry)  # a mistyped setting is an error before hours of training
         for seed in seeds:
-            name = fingerprint([entry.use, settings, seed, data.checksums, where["versions"]])
+            name = fingerprint([entry.use, entry.settings, seed, data.checksums, where["versions"]])
             path = out / f"{entry.key}-{seed}-{name}.json"
             if path.is_file():
                 runs[entry.key].append(Done(**json.loads(path.read_text(encoding="utf-8"))["run"]))
