@@ -265,6 +265,48 @@ def reproduce(
         done.show(_console())
 
 
+@app.command(
+    epilog="Examples:  palate prepare criteo --raw train.txt --out criteo --min-count 10  |  "
+    "palate prepare criteo --raw day_* --out terabyte --buckets 1000000  |  palate prepare avazu --raw train.gz --out avazu  |  palate prepare csv --raw log.csv --out mine --label click "
+    "--dense age,price --sparse ad,site"
+)
+def prepare(
+    source: Annotated[str, typer.Argument(help="The format: criteo (Kaggle and Terabyte), avazu, or csv (any, with a header).")],
+    files: Annotated[list[Path] | None, typer.Argument(help="More raw files: what a shell makes of --raw day_*.")] = None,
+    raw: Annotated[list[Path] | None, typer.Option(help="A raw file, plain or gz; several: a day each, the last is held out.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder to write; the same command goes on where it was stopped.")] = Path("prepared"),
+    dense: Annotated[str, typer.Option(help="Integers: log (ln(x + 1)), log-square (categories) or none; for csv: their columns.")] = "log",
+    min_count: Annotated[int, typer.Option(help="Values that stand less often in their column's training rows share one id.")] = 1,
+    buckets: Annotated[int | None, typer.Option(help="Hash each column into this many ids instead of counting.")] = None,
+    max_ind_range: Annotated[int | None, typer.Option(help="Take raw values modulo this before counting, as DLRM does.")] = None,
+    days: Annotated[int | None, typer.Option(help="Equal parts of a single file (criteo 7, avazu and csv 10).")] = None,
+    max_bad: Annotated[float, typer.Option(help="The largest share of damaged lines that is put up with.")] = 0.001,
+    label: Annotated[str | None, typer.Option(help="csv: the column that is 0 or 1.")] = None,
+    sparse: Annotated[str | None, typer.Option(help="csv: the categorical columns, commas between.")] = None,
+    separator: Annotated[str, typer.Option(help="csv: what stands between fields.")] = ",",
+    json_: Json = False,
+) -> None:
+    """Turn a click log of any size into packed rows for training: streaming, bounded memory, restartable."""
+    from palate.data import prepare as preparing
+    from palate.data.sources import formats
+
+    paths = [*(raw or []), *(files or [])]
+    form, transform = formats.find(source, paths, label=label, dense=dense, sparse=sparse, separator=separator)
+    options = preparing.Options(transform, min_count, buckets, max_ind_range, days)
+    done = preparing.prepare(form, paths, out, options, max_bad=max_bad, quiet=json_)
+    if json_:
+        _print_json(done)
+        return
+    console = _console()
+    if done["reused"]:
+        console.print(f"[bold]{out}[/bold] is prepared already: the raw files and options are the same")
+    console.print(", ".join(f"{name} {rows:,}" for name, rows in done["splits"].items()) + f" rows over {len(done['days'])} days")
+    console.print(f"{len(done['dense'])} dense columns, {len(done['tables'])} tables of {done['table_rows']:,} rows in all")
+    if done["bad_rows"]:
+        console.print(f"[yellow]{done['bad_rows']:,} damaged lines set aside in {out / preparing.BAD_ROWS}[/yellow]")
+    next_steps(f'palate train my.toml --out bundle   (its table data says: rows = "{out}")')
+
+
 @app.command(epilog="Example:  palate doctor")
 def doctor(json_: Json = False) -> None:
     """Check this machine: versions that go together, bf16, memory, GPUs; and what to mend."""

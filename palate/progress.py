@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 
 class Steps:
@@ -36,3 +37,34 @@ class Steps:
         start = time.perf_counter()
         yield
         self.console.print(f"  [green]✓[/green] \\{label}  [dim]{time.perf_counter() - start:.1f} s[/dim]")
+
+
+class RowsBar:
+    """A bar with rows and rows a second on standard error, for passes over large files; gone when it is done. Silent where nobody looks.
+
+    total: what `advance` adds up to (bytes, rows).
+    """
+
+    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
+        rate = TextColumn("{task.fields[said]}")
+        columns = (TextColumn("  {task.description}"), BarColumn(), TaskProgressColumn(), rate, TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
+        self._task = self._bar.add_task(what, total=total, said="")
+        self._rows, self._start = 0, time.perf_counter()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._bar.stop()
+
+    def advance(self, amount: int) -> None:
+        """Moves the bar."""
+        self._bar.advance(self._task, amount)
+
+    def count(self, rows: int) -> None:
+        """Counts rows."""
+        self._rows += rows
+        rate = self._rows / max(time.perf_counter() - self._start, 1e-9)
+        self._bar.update(self._task, said=f"{self._rows:,} rows, {rate:,.0f}/s")
