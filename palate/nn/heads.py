@@ -22,7 +22,7 @@ class SumHead(Head):
 
     def __init__(self, widths: Sequence[int], out: int) -> None:
         super().__init__(sum(widths), out)
-        for part in self.weight.split(list(widths), dim=1):
+        for part in torch.split(self.weight, list(widths), dim=1):
             nn.init.normal_(part, std=(2 / (part.shape[1] + out)) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(len(widths), out))
 
