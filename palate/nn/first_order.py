@@ -22,10 +22,16 @@ class FirstOrder(nn.Module):
         super().__init__()
         self.tasks = len(inputs.tasks)
         self.embeddings = embeddings
-        self.dense = nn.Linear(len(inputs.dense), self.tasks, bias=bias)
+        # Not torch's own start, which warns where there is no dense column.
+        self.dense = nn.utils.skip_init(nn.Linear, len(inputs.dense), self.tasks, bias=bias)
         nn.init.zeros_(self.dense.weight)
         if bias:
             nn.init.zeros_(self.dense.bias)
+
+    def terms(self, batch: Batch) -> Tensor:
+        """The summands of `forward` without b, one an input, sparse ones first, as in `Fields`: Batch -> [B, F, T], float32."""
+        first: Tensor = self.embeddings(batch.sparse)[:, :, : self.tasks].float()
+        return torch.cat([first, batch.dense.float().unsqueeze(2) * self.dense.weight.t()], dim=1)
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch -> [B, T], float32."""
