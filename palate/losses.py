@@ -94,3 +94,39 @@ def in_batch_softmax(
 def _first_among(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
     losses = functional.cross_entropy(logits, targets, reduction="none")
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+
+
+def weighted_logistic(logits: Tensor, amounts: Tensor) -> Tensor:
+    """Logistic regression in which a positive weighs as much as its amount (seconds watched), and a negative weighs 1. Same shape.
+
+        l = y log(1 + exp(-z)) where y > 0,   log(1 + exp(z)) where y = 0
+
+    Over rows alike, of which N - k have y = 0 and k have amounts y_i, the least is at odds exp(z) = sum_i y_i / (N - k): about the expected
+    amount of a row, for k much smaller than N. Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations", section 4.2.
+    logits, amounts: of one shape, amounts >= 0 in whatever unit exp(z) is to have.
+    """
+    return torch.where(amounts > 0, amounts * functional.softplus(-logits), functional.softplus(logits))
+
+
+def mean_of_known(values: Tensor, known: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of each column over its known rows, 0 where none is: values [B, T], known bool [B, T], weights [B] -> [T].
+
+    Values that are not known may be anything finite.
+    """
+    mass = known.to(values.dtype) * weights.unsqueeze(1)
+    total = mass.sum(0)
+    return (values * mass).sum(0) / total.where(total > 0, torch.ones_like(total))
+
+
+def uncertainty_weighted(losses: Tensor, log_variances: Tensor, squared: Tensor, present: Tensor) -> Tensor:
+    """The sum of task losses, each weighted by a variance that is learnt with the model:
+
+        L = sum_t  c_t exp(-s_t) L_t + s_t / 2,     s_t = log sigma_t^2,     c_t = 1/2 for a squared error, 1 for a cross-entropy
+
+    Kendall, Gal and Cipolla 2018, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics", equations 7
+    and 10: a loss that stays large is given less weight; s_t / 2 keeps the weights from vanishing. For a constant loss the least is at
+    sigma_t^2 = L_t (squared error) or 2 L_t (cross-entropy). losses, log_variances: [T]. squared, present: bool [T], which are squared
+    errors, and which have a known label in this batch (the others count for nothing). Returns a scalar; it may be negative.
+    """
+    c = torch.where(squared, 0.5, 1.0)
+    return ((c * torch.exp(-log_variances) * losses + 0.5 * log_variances) * present).sum()
