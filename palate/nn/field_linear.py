@@ -12,7 +12,7 @@ class FieldLinear(nn.Module):
         u = W X              W in R^{l x m}: u_i = sum_j W_ij x_j
 
     The linear module of DHEN (Zhang et al. 2022, arXiv 2203.11014, equation 6), which its other modules end with and its shortcut is where
-    the number of vectors changes (equation 2); the linear compression block of Wukong (Zhang et al. 2024, arXiv 2403.02545, section 3.4).
+    the number of vectors changes (equation 2); the linear compression block of Wukong (Zhang et al. 2024, arXiv 2403.02545).
     W starts as Glorot's normal. Cost: l m D multiplications and l m parameters.
 
     >>> layer = FieldLinear(3, 2)
