@@ -86,6 +86,17 @@ def train(
     from palate import recipe as recipes
 
     parsed = recipes.load(recipe, set_ or [])
+    if parsed.data.rows is not None:
+        from palate import click_job
+
+        clicks = click_job.train(parsed, out, quiet=json_, resume=resume)
+        if json_:
+            _print_json(clicks.to_json())
+            return
+        _console().print(clicks.evaluation.table())
+        _console().print(f"{clicks.ranker.name}: {clicks.parameters:,} parameters, trained in {clicks.seconds:.1f} s")
+        next_steps(f"palate evaluate {out} --json")
+        return
     command = shlex.join(["palate", *sys.argv[1:]])
     done = job.train(parsed, out, quiet=json_, resume=resume, command=command)
     if json_:
@@ -103,8 +114,17 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Every stage of a bundle on its held-out events, full ranking, beside popularity."""
-    from palate import job
+    from palate import click_job, job
 
+    if click_job.is_click_bundle(bundle):
+        if report is not None:
+            _fail("evaluate: --report draws the stages of a funnel, and this bundle holds one ranker; use --json")
+        clicks, manifest = click_job.evaluate(bundle)
+        if json_:
+            _print_json({**clicks.to_json(), "data": manifest["data"], "versions": manifest["versions"]})
+        else:
+            _console().print(clicks.table())
+        return
     recommender, test = job.reopen(bundle)
     evaluation = recommender.evaluate(test, quiet=json_)
     if report is not None:
@@ -267,8 +287,8 @@ def reproduce(
 
 @app.command(
     epilog="Examples:  palate prepare criteo --raw train.txt --out criteo --min-count 10  |  "
-    "palate prepare criteo --raw day_* --out terabyte --buckets 1000000  |  palate prepare avazu --raw train.gz --out avazu  |  palate prepare csv --raw log.csv --out mine --label click "
-    "--dense age,price --sparse ad,site"
+    "palate prepare criteo --raw day_* --out terabyte --buckets 1000000  |  palate prepare avazu --raw train.gz --out avazu  |  "
+    "palate prepare csv --raw log.csv --out mine --label click --dense age,price --sparse ad,site"
 )
 def prepare(
     source: Annotated[str, typer.Argument(help="The format: criteo (Kaggle and Terabyte), avazu, or csv (any, with a header).")],

@@ -1,6 +1,6 @@
 """A recipe: the whole run as one TOML file, checked key by key before anything is read or trained.
 
-[data]            where the log comes from and how it is split
+[data]            where the log comes from and how it is split; or rows = "DIR", prepared rows, with [rank] and [run] alone
 [[retrieve]]      use = "ease", then that component's settings     (once per retriever)
 [rank]            use = "gbdt", ...                                (may be left out)
 [[rerank]]        use = "mmr", ...                                 (any number)
@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
@@ -30,13 +30,18 @@ from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
 from palate.types import ConfigError, Log
 
+if TYPE_CHECKING:
+    from palate.rank.neural import NeuralRanker
+
 
 class Data(config.Config):
-    """source: a file, or the name of a source. The columns are those of `palate.read`. split and what belongs to it: k (leave-last-out),
-    fraction or at (global-time), fraction (random), gap_minutes or session (session).
+    """source: a file, or the name of a source; or rows: a folder that `palate prepare` wrote, for a ranker alone. The columns are those
+    of `palate.read`. split and what belongs to it: k (leave-last-out), fraction or at (global-time), fraction (random), gap_minutes or
+    session (session).
     """
 
-    source: str
+    source: str = ""
+    rows: Path | None = None
     user: str = "user"
     item: str = "item"
     time: str | None = "time"
@@ -70,7 +75,7 @@ class Recipe(config.Config):
     """A recipe as given; `check` builds every component once, so that each mistyped key is found before the data is read."""
 
     data: Data
-    retrieve: tuple[dict[str, Any], ...]
+    retrieve: tuple[dict[str, Any], ...] = ()
     rank: dict[str, Any] | None = None
     rerank: tuple[dict[str, Any], ...] = ()
     features: tuple[dict[str, Any], ...] = ()
@@ -110,8 +115,29 @@ def load(name: str, settings: Sequence[str] = ()) -> Recipe:
 def parse(raw: Mapping[str, Any]) -> Recipe:
     """A checked recipe from plain values."""
     recipe = Recipe.parse(raw, "")
+    _check_together(recipe)
     components(recipe)
     return recipe
+
+
+def _check_together(recipe: Recipe) -> None:
+    """ConfigError for keys that have no meaning beside each other: a funnel learns from a log, a ranker alone from prepared rows."""
+    data = recipe.data
+    if data.rows is None:
+        if not data.source:
+            raise ConfigError("data.source: field required (a log, for a funnel); or give data.rows (prepared rows, for a ranker alone)")
+        if not recipe.retrieve:
+            raise ConfigError("retrieve: field required; name at least one retriever")
+        return
+    unset = Data(rows=data.rows)
+    for key in Data.model_fields:
+        if getattr(data, key) != getattr(unset, key):
+            raise ConfigError(f"data.{key}: belongs to a log; data.rows is split and checked already, leave one of them out")
+    for stage in ("retrieve", "rerank", "features", "funnel"):
+        if getattr(recipe, stage) != Recipe.model_fields[stage].default:
+            raise ConfigError(f"{stage}: has no meaning beside data.rows, which trains one ranker on labelled rows; leave it out")
+    if recipe.rank is None:
+        raise ConfigError('rank: field required; say which ranker learns from data.rows, for example use = "dlrm"')
 
 
 def apply_setting(raw: dict[str, Any], setting: str) -> None:
@@ -162,9 +188,10 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
     data = raw.get("data")
     if not isinstance(data, dict):
         return
-    for key in ("source", "users", "items", "bad_rows"):
+    for key in ("source", "rows", "users", "items", "bad_rows"):
         value = data.get(key)
-        if isinstance(value, str) and not Path(value).is_absolute() and (folder / value).is_file():
+        is_there = Path.is_dir if key == "rows" else Path.is_file
+        if isinstance(value, str) and not Path(value).is_absolute() and is_there(folder / value):
             data[key] = str((folder / value).resolve())
 
 
@@ -215,6 +242,18 @@ def split_data(recipe: Recipe, log: Log) -> tuple[Log, Log]:
     data = recipe.data
     given = {key: getattr(data, key) for key in ("k", "fraction", "at", "gap_minutes", "session") if getattr(data, key) is not None}
     return split(log, data.split, **given)
+
+
+def click_ranker(recipe: Recipe) -> NeuralRanker:
+    """The ranker of a recipe over prepared rows. Errors: ConfigError for one that only learns from a funnel's candidates."""
+    from palate.rank.neural import NeuralRanker
+
+    ranker = components(recipe)[1]
+    if not isinstance(ranker, NeuralRanker):
+        raise ConfigError(
+            f'rank: {(recipe.rank or {}).get("use")!r} does not learn from data.rows; a network does, for example use = "dlrm"'
+        )
+    return ranker
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:

@@ -26,7 +26,7 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluate", "report", "feedback", "reproduce"),
     ("serve",),
     ("recommender", "recipe"),
-    ("job",),
+    ("job", "click_job"),
     ("testing", "cli", "demo", "doctor"),
 ]
 # Rooms on one line that do see each other, and why.
@@ -48,6 +48,8 @@ WITHOUT_TORCH = (
     "palate.data.split",
     "palate.data.sources.movielens",
     "palate.data.sources.planted",
+    "palate.data.sources.formats",
+    "palate.data.prepare",
     "palate.features.history",
     "palate.features.encode",
     "palate.metrics.ranking",

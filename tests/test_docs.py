@@ -36,7 +36,9 @@ def test_recipes_of_a_page_are_sound(page: Path) -> None:
     from palate import recipe as recipes
 
     for text in TOML.findall(page.read_text(encoding="utf-8")):
-        recipes.parse({"data": {"source": "movielens-small"}, "retrieve": [{"use": "popular"}]} | tomllib.loads(text))
+        given = tomllib.loads(text)
+        funnel = {"data": {"source": "movielens-small"}, "retrieve": [{"use": "popular"}]}
+        recipes.parse(given if "rows" in given.get("data", {}) else funnel | given)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,26 +54,32 @@ def save(
     """Writes a fitted funnel. An older bundle at the same place is replaced in one step; any other folder there is an error."""
     if not hasattr(funnel, "history"):
         raise BundleError("the funnel is not fitted; call fit before save")
-    target = Path(folder).absolute()
-    if target.exists() and not (target / "manifest.json").is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise BundleError(f"{target}: exists and is not a bundle; choose another folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        components = _write(funnel, fresh)
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "versions": versions(),
+
+    def write(fresh: Path) -> Mapping[str, Any]:
+        return {
             "recipe": dict(recipe or {}),
             "data": dict(data or {}),
             "metrics": dict(metrics or {}),
             "funnel": funnel.config.model_dump(mode="json"),
             "features": funnel.features.model_dump(mode="json") if funnel.features else None,
             "curves": funnel.curves,
-            "components": components,
-            "files": {str(path.relative_to(fresh)): _sha256(path) for path in _files(fresh)},
+            "components": _write(funnel, fresh),
         }
+
+    return save_folder(folder, write)
+
+
+def save_folder(folder: str | os.PathLike[str], write: Callable[[Path], Mapping[str, Any]]) -> Path:
+    """Writes a bundle whole or not at all. write: fills a fresh folder (`write_state`) and returns what the manifest says of it."""
+    target = Path(folder).absolute()
+    if target.exists() and not (target / "manifest.json").is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise BundleError(f"{target}: exists and is not a bundle; choose another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        said = write(fresh)
+        files = {str(path.relative_to(fresh)): _sha256(path) for path in _files(fresh)}
+        manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, "versions": versions(), **said, "files": files}
         (fresh / "manifest.json").write_text(json.dumps(plain(manifest), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         for path in [*_files(fresh), fresh]:
             _sync(path)
@@ -87,12 +93,20 @@ def save(
 def load(folder: str | os.PathLike[str], *, trust: Sequence[str] = ()) -> tuple[Funnel, dict[str, Any]]:
     """A funnel and its manifest. Components outside `palate` are imported only from the modules named in `trust`."""
     root = Path(folder)
-    manifest = read_manifest(root)
-    _check_files(root, manifest)
+    manifest = checked_manifest(root)
+    if manifest.get("kind") == "clicks":
+        raise BundleError(f"{root}: holds a click model without a funnel, so it cannot recommend; `palate evaluate {root}` takes it")
     try:
         return _read(root, manifest, trust), manifest
     except (KeyError, ValueError, TypeError, OSError, SafetensorError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"{root}: does not hold what its manifest says ({type(error).__name__}: {error}); train it again") from error
+
+
+def checked_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest, after every file it lists was found to be there and whole."""
+    manifest = read_manifest(folder)
+    _check_files(Path(folder), manifest)
+    return manifest
 
 
 def read_manifest(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -146,32 +160,13 @@ def _write(funnel: Funnel, root: Path) -> list[dict[str, Any]]:
         write_state(root / "encoder", funnel.encoder.state())
     if funnel.calibrator is not None:
         write_state(root / "calibrator", funnel.calibrator.state())
-    components = []
-    for stage, name, component in _components(funnel):
-        where = f"{stage}/{_safe(name)}"
-        write_state(root / where, component.state())
-        components.append(
-            {
-                "stage": stage,
-                "folder": where,
-                "use": config.import_path(type(component)),
-                "config": component.config.model_dump(mode="json"),
-            }
-        )
-    return components
+    return [write_component(root, stage, name, component) for stage, name, component in _components(funnel)]
 
 
 def _read(root: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> Funnel:
     stages: dict[str, list[config.Component]] = {"retrieve": [], "rank": [], "rerank": []}
     for entry in manifest["components"]:
-        module = entry["use"].partition(":")[0]
-        if module.partition(".")[0] != "palate" and module not in trust:
-            raise BundleError(f"{root}: uses {entry['use']}, which is not part of Palate; pass trust=[{module!r}] if you trust that module")
-        try:
-            component = config.build(entry["use"], entry["stage"], entry["config"])
-        except ConfigError as error:
-            raise BundleError(f"{root}: {error}; this Palate has no such component or setting") from None
-        stages[entry["stage"]].append(component.restore(read_state(root / entry["folder"])))
+        stages[entry["stage"]].append(read_component(root, entry, trust))
     features = manifest.get("features")
     funnel = Funnel(
         [_as(component, Retriever) for component in stages["retrieve"]],
@@ -189,6 +184,26 @@ def _read(root: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> Funn
     funnel.encoder = Encoder.restore(read_state(root / "encoder"), funnel.history) if (root / "encoder").is_dir() else None
     funnel.calibrator = Calibrator().restore(read_state(root / "calibrator")) if (root / "calibrator").is_dir() else None
     return funnel
+
+
+def read_component(root: Path, entry: Mapping[str, Any], trust: Sequence[str] = ()) -> config.Component:
+    """A fitted component of a bundle. entry: its place in the manifest's `components`."""
+    module = entry["use"].partition(":")[0]
+    if module.partition(".")[0] != "palate" and module not in trust:
+        raise BundleError(f"{root}: uses {entry['use']}, which is not part of Palate; pass trust=[{module!r}] if you trust that module")
+    try:
+        component = config.build(entry["use"], entry["stage"], entry["config"])
+    except ConfigError as error:
+        raise BundleError(f"{root}: {error}; this Palate has no such component or setting") from None
+    return component.restore(read_state(root / entry["folder"]))
+
+
+def write_component(root: Path, stage: str, name: str, component: config.Component) -> dict[str, Any]:
+    """Writes a fitted component and returns its entry in the manifest."""
+    where = f"{stage}/{_safe(name)}"
+    write_state(root / where, component.state())
+    settings = component.config.model_dump(mode="json")
+    return {"stage": stage, "folder": where, "use": config.import_path(type(component)), "config": settings}
 
 
 def _as(component: config.Component, kind: type[Any]) -> Any:
