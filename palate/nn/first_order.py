@@ -9,6 +9,14 @@ from palate.nn.embedding import Embeddings
 from palate.types import Batch, Inputs
 
 
+class LinearFromZero(nn.Linear):
+    """A linear layer whose weights and biases start at zero. (Torch's own start warns where there is no column.)"""
+
+    def reset_parameters(self) -> None:
+        for weight in self.parameters():
+            nn.init.zeros_(weight)
+
+
 class FirstOrder(nn.Module):
     """One weight an id and a dense column, for each task:
 
@@ -22,11 +30,7 @@ class FirstOrder(nn.Module):
         super().__init__()
         self.tasks = len(inputs.tasks)
         self.embeddings = embeddings
-        # Not torch's own start, which warns where there is no dense column.
-        self.dense = nn.utils.skip_init(nn.Linear, len(inputs.dense), self.tasks, bias=bias)
-        nn.init.zeros_(self.dense.weight)
-        if bias:
-            nn.init.zeros_(self.dense.bias)
+        self.dense = LinearFromZero(len(inputs.dense), self.tasks, bias=bias)
 
     def terms(self, batch: Batch) -> Tensor:
         """The summands of `forward` without b, one an input, sparse ones first, as in `Fields`: Batch -> [B, F, T], float32."""
