@@ -15,7 +15,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import pydantic
 
@@ -55,6 +55,9 @@ def _one_line(cls: type[pydantic.BaseModel], error: pydantic.ValidationError, wh
 def _keys_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
     model: Any = cls
     for part in path:
+        if isinstance(part, int):  # an entry of a tuple
+            model = next(iter(get_args(model)), None)
+            continue
         entry = getattr(model, "model_fields", {}).get(str(part))
         if entry is None:
             return []

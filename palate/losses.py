@@ -97,15 +97,18 @@ def _first_among(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Ten
 
 
 def weighted_logistic(logits: Tensor, amounts: Tensor) -> Tensor:
-    """Logistic regression in which a positive weighs as much as its amount (seconds watched), and a negative weighs 1. Same shape.
+    """Logistic regression whose odds are an expected amount, such as seconds watched. Same shape.
 
-        l = y log(1 + exp(-z)) where y > 0,   log(1 + exp(z)) where y = 0
+        l = y log(1 + exp(-z)) + log(1 + exp(z))          each row is a negative of weight 1, and a positive of weight y >= 0
 
-    Over rows alike, of which N - k have y = 0 and k have amounts y_i, the least is at odds exp(z) = sum_i y_i / (N - k): about the expected
-    amount of a row, for k much smaller than N. Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations", section 4.2.
-    logits, amounts: of one shape, amounts >= 0 in whatever unit exp(z) is to have.
+    Over rows alike it is least at odds exp(z) = mean(y). This is the weighted logistic regression of Covington et al. 2016, "Deep Neural
+    Networks for YouTube Recommendations", section 4.2, but for one thing: there a watched row is a positive only, the odds are
+    sum(y) / (rows not watched), and that is near the expected watch time E[y] only where few are watched (they say so: E[y] (1 + P)).
+    Counting every row once as a negative makes it E[y] whatever the share watched, and changes nothing for rows not watched.
+
+    logits, amounts: of one shape, amounts in whatever unit exp(z) is to have.
     """
-    return torch.where(amounts > 0, amounts * functional.softplus(-logits), functional.softplus(logits))
+    return amounts * functional.softplus(-logits) + functional.softplus(logits)
 
 
 def mean_of_known(values: Tensor, known: Tensor, weights: Tensor) -> Tensor:

@@ -127,8 +127,8 @@ class Rating(KindOfTask):
 class WatchTime(KindOfTask):
     """Logistic regression in which a positive weighs its seconds; the odds are the expected watch time, and exp(z) seconds are served.
 
-    Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations", section 4.2. The loss is divided by the mean weight of a
-    training row (the deviation), so that it is as large as that of a click. No answer is longer than the longest time of training.
+    Covington et al. 2016, "Deep Neural Networks for YouTube Recommendations", section 4.2; see `weighted_logistic`. The loss is divided by
+    the mean weight of a training row (the deviation), so that it is as large as a click's. No answer exceeds the longest time of training.
     """
 
     expected = "seconds, 0 or more,"
@@ -137,10 +137,10 @@ class WatchTime(KindOfTask):
         return np.isfinite(y) & (y >= 0)
 
     def scale(self, y: Doubles, w: Doubles) -> tuple[float, float, float, float]:
-        return 0.0, float(np.average(np.where(y > 0, y, 1.0), weights=w)), 0.0, float(y.max())
+        return 0.0, float(np.average(1.0 + y, weights=w)), 0.0, float(y.max())
 
     def start(self, y: Doubles, w: Doubles) -> float:
-        return float(np.log((w @ y + 0.5) / (w @ (y == 0) + 0.5)))
+        return float(np.log((w @ y + 0.5) / (w.sum() + 0.5)))
 
     def loss(self, z: Tensor, y: Tensor, scale: Tensor) -> Tensor:
         return weighted_logistic(z, y) / scale[1]
@@ -149,11 +149,11 @@ class WatchTime(KindOfTask):
         return torch.clamp(torch.exp(z), scale[2], scale[3])
 
     def constant(self, y: Doubles) -> float:
-        return float(y.sum() / max((y == 0).sum(), 1))
+        return float(y.mean())
 
     def mean_loss(self, p: Doubles, y: Doubles) -> float:
         odds = np.maximum(p, 1e-7)
-        return float(np.mean(np.where(y > 0, y * np.log1p(1 / odds), np.log1p(odds))))
+        return float(np.mean(y * np.log1p(1 / odds) + np.log1p(odds)))
 
     def metrics(self, p: Doubles, y: Doubles) -> dict[str, float]:
         """MAE in seconds, mean |log(1 + p) - log(1 + y)|, and calibration: predicted over observed seconds."""

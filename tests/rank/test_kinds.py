@@ -41,14 +41,14 @@ def test_one_grade_only_has_a_deviation_of_one() -> None:
 
 def test_watch_time_by_hand() -> None:
     watch = KINDS["watch_time"]
-    # 30 and 50 seconds, and eight not watched: expected 80 / 8; the mean weight of a row is (80 + 8) / 10
+    # 30 and 50 seconds, and eight not watched: expected 80 / 10; the mean weight of a row is (80 + 10) / 10
     y, w = np.array([30.0, 50.0, *[0.0] * 8]), np.ones(10)
-    assert watch.scale(y, w) == pytest.approx((0.0, 8.8, 0.0, 50.0))
-    assert watch.start(y, w) == pytest.approx(math.log(80.5 / 8.5))
-    assert watch.constant(y) == 10.0
+    assert watch.scale(y, w) == pytest.approx((0.0, 9.0, 0.0, 50.0))
+    assert watch.start(y, w) == pytest.approx(math.log(80.5 / 10.5))
+    assert watch.constant(y) == 8.0
     scale = torch.tensor(watch.scale(y, w))
     torch.testing.assert_close(watch.answer(torch.tensor([math.log(10.0), 9.0, 99.0, -99.0]), scale), torch.tensor([10.0, 50.0, 50.0, 0.0]))
-    torch.testing.assert_close(watch.loss(torch.zeros(2), torch.tensor([30.0, 0.0]), scale), torch.tensor([30.0, 1.0]) * math.log(2) / 8.8)
+    torch.testing.assert_close(watch.loss(torch.zeros(2), torch.tensor([30.0, 0.0]), scale), torch.tensor([31.0, 1.0]) * math.log(2) / 9)
     found = watch.metrics(np.array([10.0, 0.0]), np.array([30.0, 0.0]))
     assert found == {"mae": 10.0, "log_mae": pytest.approx(math.log(31 / 11) / 2), "calibration": pytest.approx(1 / 3)}
     assert watch.right(np.array([0.0, 3.0, -1.0, np.inf])).tolist() == [True, True, False, False]
