@@ -26,7 +26,8 @@ Figures = Mapping[str, float]
 class Entry:
     """One model of a table. use and settings: the component, as in a recipe. published: what the source prints of it.
 
-    key: what `--models` calls it. note: what a reader must know of the published figure or of ours.
+    key: what `--models` calls it. note: what a reader must know of the published figure or of ours. counts: groups of columns, see
+    `clicks.with_counts`; features that the published models do not have.
     """
 
     key: str
@@ -35,6 +36,7 @@ class Entry:
     settings: Mapping[str, Any]
     published: Figures = field(default_factory=dict)
     note: str = ""
+    counts: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

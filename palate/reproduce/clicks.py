@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from palate.config import build
+from palate.config import build, unknown_key
 from palate.data.sources.download import Archive, fetch, local_folder
 from palate.features.rows import Rows
 from palate.metrics import pointwise
@@ -127,6 +127,44 @@ def _rows(
     return Rows.of(inputs, dense, ids, labels.to_numpy(), str(path))
 
 
+def with_counts(data: ClickData, groups: Sequence[Sequence[str]]) -> ClickData:
+    """The same rows with one dense column more for each group of columns: how often the row's values occur together in a positive row.
+
+        x = ln(1 + n),  n = the number of other training rows with the same values and label 1
+
+    A training row does not count itself (leave one out), or it would give its own label away. Valid and test rows count training rows
+    only. Errors: ConfigError for a column that is not there.
+    """
+    names = [feature.name for feature in data.train.inputs.sparse]
+    for name in (name for group in groups for name in group if name not in names):
+        raise ConfigError(f"counts: {unknown_key(name, names).replace('no such key', f'no such column {name!r}')}")
+    splits = (data.train, data.valid, data.test)
+    columns: dict[str, list[Floats]] = {}
+    for group in groups:
+        places = [names.index(name) for name in group]
+        sizes = [data.train.inputs.sparse[place].rows for place in places]
+        keys = [np.ravel_multi_index(tuple(rows.parts[0]["ids"][:, place].astype(np.int64) for place in places), sizes) for rows in splits]
+        own = data.train.labels[:, 0]
+        known, code = np.unique(keys[0], return_inverse=True)
+        positives = np.bincount(code, own, len(known))
+        found = [positives[code] - own]
+        for key in keys[1:]:
+            at = np.minimum(np.searchsorted(known, key), len(known) - 1)
+            found.append(np.where(known[at] == key, positives[at], 0.0))
+        columns["count." + "+".join(group)] = [np.log1p(counts).astype(np.float32) for counts in found]
+    inputs = replace(data.train.inputs, dense=(*data.train.inputs.dense, *columns))
+    more = [
+        Rows.of(
+            inputs,
+            np.column_stack([rows.parts[0]["dense"], *(column[place] for column in columns.values())]),
+            rows.parts[0]["ids"],
+            rows.labels,
+        )
+        for place, rows in enumerate(splits)
+    ]
+    return replace(data, train=more[0], valid=more[1], test=more[2])
+
+
 def ranker_of(entry: Entry) -> NeuralRanker:
     """The model of an entry, not fitted."""
     ranker = build(entry.use, "rank", entry.settings)
@@ -138,6 +176,8 @@ def ranker_of(entry: Entry) -> NeuralRanker:
 def train_one(entry: Entry, seed: int, data: ClickData, *, quiet: bool = True) -> Done:
     """Trains one model with one seed and judges it on the test rows."""
     ranker = ranker_of(entry)
+    if entry.counts:
+        data = with_counts(data, entry.counts)
     began = time.perf_counter()
     ranker.fit_rows(data.train, data.valid, Run(seed=seed, quiet=quiet, train=Trainer().fit))
     seconds = time.perf_counter() - began
@@ -199,7 +239,7 @@ def run(
     for entry in entries:
         ranker_of(entry)  # a mistyped setting is an error before hours of training
         for seed in seeds:
-            name = fingerprint([entry.use, entry.settings, seed, data.checksums, where["versions"]])
+            name = fingerprint([entry.use, entry.settings, *entry.counts, seed, data.checksums, where["versions"]])
             path = out / f"{entry.key}-{seed}-{name}.json"
             if path.is_file():
                 runs[entry.key].append(Done(**json.loads(path.read_text(encoding="utf-8"))["run"]))

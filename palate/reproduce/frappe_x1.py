@@ -39,7 +39,13 @@ CAPPED = "the published run was cut off at 100 epochs, before it had converged"
 ENTRIES = (
     Entry("lr", "LR", "lr", settings(1e-5, width=1), bars(0.9356, 0.3076), CAPPED),
     Entry("fm", "FM", "fm", settings(5e-6), bars(0.9671, 0.2065), CAPPED),
-    Entry("fnn", "FNN", "fnn", deep(0.05, 0.2), note="no published figure on this data"),
+    Entry(
+        "fnn",
+        "FNN",
+        "fnn",
+        deep(0.05, 0.2, activation="relu", pretrain_epochs=15, pretrain_l2=5e-6),
+        note="no published figure on this data",
+    ),
     Entry("ipnn", "IPNN", "pnn", deep(0.05, 0.3, batch_norm=False, product="inner"), bars(0.9841, 0.1540)),
     Entry("opnn", "OPNN", "pnn", deep(0.05, 0.3, batch_norm=False, product="outer"), note="no published figure on this data"),
     Entry("pnn", "PNN*", "pnn", deep(0.05, 0.3, batch_norm=False, product="both"), note="no published figure on this data"),
@@ -52,7 +58,7 @@ ENTRIES = (
         "autoint",
         "AutoInt+",
         "autoint",
-        deep(0.1, 0.1, attention=5, attention_width=128, heads=4, layer_norm=True, scale=True),
+        deep(0.1, 0.1, depth=5, attention=128, heads=4, layer_norm=True, scale=True),
         bars(0.9848, 0.1490),
     ),
     Entry(
@@ -74,7 +80,7 @@ ENTRIES = (
         "masknet",
         "MaskNet",
         "masknet",
-        deep(0.1, 0.1, batch_norm=False, structure="parallel", blocks=3, block_width=50, reduction=2.0, norm_fields=False),
+        deep(0.1, 0.1, batch_norm=False, structure="parallel", blocks=(50, 50, 50), ratio=2.0, embedding_norm=False),
         bars(0.9837, 0.1696),
     ),
     Entry(
@@ -95,8 +101,20 @@ ENTRIES = (
         ),
         bars(0.9861, 0.1484),
     ),
-    Entry("wukong", "Wukong", "wukong", settings(0.1), note="the paper gives .9868 on this data, with wider tables"),
-    Entry("dhen", "DHEN", "dhen", settings(0.1), note="no published figure on any public data"),
+    Entry(
+        "wukong",
+        "Wukong",
+        "wukong",
+        settings(0.1, bottom=(), top=DEEP, dropout=0.4, batch_norm=True),
+        note="the paper gives .9868 on this data, with wider tables",
+    ),
+    Entry(
+        "dhen",
+        "DHEN",
+        "dhen",
+        settings(0.1, bottom=(), top=DEEP, dropout=0.4, batch_norm=True),
+        note="no published figure on any public data",
+    ),
 )
 
 MD5 = {
