@@ -47,7 +47,7 @@ class Reader:
     """
 
     path: Path
-    advance: Callable[[int], Any] = lambda count: None
+    advance: Callable[[int], Any]
     block: int = BLOCK
     sha256: str = ""
     lines: int = 0

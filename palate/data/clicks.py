@@ -105,7 +105,7 @@ class Format:
         if not self.header:
             return FRONT, 0
         end = FRONT + int(np.argmax(text[FRONT:] == LINE))
-        names = text[FRONT:end].tobytes().decode("utf-8", "backslashreplace").strip("\r").split(self.separator)
+        names = text[FRONT:end].tobytes().decode("utf-8", "backslashreplace").strip("\r").removeprefix("\ufeff").split(self.separator)
         if tuple(names) != self.columns and self.header == "maybe":
             return FRONT, 0
         if tuple(names) != self.columns:

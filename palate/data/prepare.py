@@ -36,7 +36,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from palate.data import vocabulary
-from palate.data.blocks import Block, Reader, sha256_of, stamp
+from palate.data.blocks import BLOCK, Block, Reader, sha256_of, stamp
 from palate.data.clicks import Format, Parsed
 from palate.data.fields import FRONT, LINE
 from palate.data.shards import MANIFEST, Manifest, Shard, open_shard, read_manifest, write_manifest, write_shard
@@ -250,7 +250,7 @@ class _Job:
         if kept.is_file():
             bar.advance(file.bytes)
             return _read_json(kept)
-        reader = Reader(file.path, bar.advance)
+        reader = Reader(file.path, bar.advance, BLOCK)
         blocks: list[tuple[int, int]] = []
         rows = wrong = 0
         for good, bad in _flow(self.pool, lambda block: self._parse(number, file.path, block), reader, self.workers + 1):

@@ -51,6 +51,8 @@ def counted(keys: Keys) -> tuple[Keys, npt.NDArray[np.uint32]]:
 def frequent(runs: Sequence[tuple[Keys, npt.NDArray[np.uint32]]], least: int, kind: Any) -> Keys:
     """The keys that stand in all runs together at least `least` times, rising. Memory: MERGE entries and the result."""
     entries = sum(len(keys) for keys, _ in runs)
+    if not entries:
+        return np.zeros(0, dtype=kind)
     ranges = max(1, -(-entries // MERGE))
     width = 8 * np.dtype(kind).itemsize
     borders = [(place << width) // ranges for place in range(1, ranges)]
