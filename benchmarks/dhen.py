@@ -64,7 +64,8 @@ def planted(args: argparse.Namespace) -> Data:
     train |= {"factor": 0.3, "patience": 3, "monitor": "logloss"}
     labels, truth = parts[2].labels, parts[2].probabilities
     best = {"auc": parts[2].best_auc, "logloss": parts[2].best_logloss, "ne": pointwise.normalised_entropy(labels, truth)}
-    return Data(*(rows_of(part) for part in parts), {"width": 16, "top": (128, 64), "train": train}, best)
+    first, second, third = (rows_of(part) for part in parts)
+    return Data(first, second, third, {"width": 16, "top": (128, 64), "train": train}, best)
 
 
 def rows_of(part: PlantedClicks) -> Rows:
@@ -105,7 +106,7 @@ def cost(ranker: NeuralRanker, rows: Rows, repeats: int) -> dict[str, float]:
     for _ in range(repeats + 1):  # the first is for warming up
         network.zero_grad()
         start = time.perf_counter()
-        binary_cross_entropy(network(batch), batch.labels, batch.weights).backward()
+        binary_cross_entropy(network(batch), batch.labels, batch.weights).backward()  # type: ignore[no-untyped-call]
         quickest = min(quickest, time.perf_counter() - start)
     parameters = sum(weight.numel() for weight in network.parameters())
     return {"parameters": parameters, "samples_per_second": len(batch) / quickest, "mflop": counter.get_total_flops() / len(batch) / 1e6}
