@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.nn.mlp import Head
+from palate.nn.precision import full_precision
 from palate.types import ConfigError
 
 
@@ -33,7 +34,7 @@ class BilinearHead(nn.Module):
 
     def forward(self, streams: Tensor) -> Tensor:
         """[x, y], [B, X + Y] -> [B, T], float32."""
-        with torch.autocast(streams.device.type, enabled=False):
+        with full_precision(streams.device):
             x, y = streams[:, : self.width_x].float(), streams[:, self.width_x :].float()
             x_h, y_h = (stream.reshape(len(stream), self.heads, stream.shape[1] // self.heads) for stream in (x, y))
             weight = self.products.view(self.heads, x_h.shape[2], y_h.shape[2], self.out_features)

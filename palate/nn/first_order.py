@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from palate.nn.embedding import Embeddings
+from palate.nn.precision import full_precision
 from palate.types import Batch, Inputs
 
 
@@ -39,7 +40,7 @@ class FirstOrder(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """Batch -> [B, T], float32."""
-        with torch.autocast(batch.dense.device.type, enabled=False):
+        with full_precision(batch.dense.device):
             first: Tensor = self.dense(batch.dense.float())
             return first + self.embeddings(batch.sparse)[:, :, : self.tasks].float().sum(dim=1)
 

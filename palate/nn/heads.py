@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from palate.nn.mlp import Head
+from palate.nn.precision import full_precision
 
 
 class SumHead(Head):
@@ -28,5 +29,5 @@ class SumHead(Head):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H_1 + ... + H_P] -> [B, out], float32."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             return functional.linear(x.float(), self.weight, self.bias.sum(dim=0))

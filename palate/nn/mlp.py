@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from palate.nn.dropout import Dropout
+from palate.nn.precision import full_precision
 from palate.types import ConfigError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -76,7 +76,7 @@ class Head(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, width] -> [B, out], float32."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             return super().forward(x.float())
 
 
