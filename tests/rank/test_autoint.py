@@ -33,7 +33,7 @@ class TestPlus(RankerContract):
         "batch_norm": True,
         "wide": True,
         "dropout": 0.1,
-        "train": {"epochs": 4, "batch_size": 256, "lr": 5e-3},
+        "train": {"epochs": 4, "batch_size": 256, "lr": 1e-2},
     }
 
 

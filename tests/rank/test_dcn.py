@@ -24,12 +24,14 @@ DENSE = Training(sparse="dense")
 
 class TestContract(RankerContract):
     ranker = DCN
-    settings: ClassVar[dict[str, Any]] = {"width": 8, "cross": 2, "layers": (16,), "train": {"epochs": 4, "batch_size": 128, "lr": 5e-3}}
-
-
-class TestBatchNorm(RankerContract):
-    ranker = DCN
-    settings: ClassVar[dict[str, Any]] = {**TestContract.settings, "batch_norm": True, "dropout": 0.1}
+    settings: ClassVar[dict[str, Any]] = {
+        "width": 8,
+        "cross": 2,
+        "layers": (16,),
+        "batch_norm": True,
+        "dropout": 0.1,
+        "train": {"epochs": 4, "batch_size": 256, "lr": 1e-2},
+    }
 
 
 def test_network_by_hand() -> None:

@@ -26,7 +26,7 @@ Structure = Literal["parallel", "stacked", "cross"]
 
 class TestParallel(RankerContract):
     ranker = DCNV2
-    settings: ClassVar[dict[str, Any]] = {"width": 8, "cross": 2, "layers": (16,), "train": {"epochs": 4, "batch_size": 128, "lr": 5e-3}}
+    settings: ClassVar[dict[str, Any]] = {"width": 8, "cross": 2, "layers": (16,), "train": {"epochs": 4, "batch_size": 256, "lr": 1e-2}}
 
 
 class TestStackedMixture(RankerContract):

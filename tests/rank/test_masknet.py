@@ -31,7 +31,7 @@ class TestParallel(RankerContract):
         "layers": (16,),
         "batch_norm": True,
         "dropout": 0.1,
-        "train": {"epochs": 4, "batch_size": 128, "lr": 5e-3},
+        "train": {"epochs": 4, "batch_size": 256, "lr": 1e-2},
     }
 
 
