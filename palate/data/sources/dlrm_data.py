@@ -12,6 +12,8 @@ with such distances. An LRU cache of c rows hits where the distance is below c, 
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,9 +111,9 @@ class Stream:
                 continue
             depths = distances[np.searchsorted(np.cumsum(often), rng.integers(0, often.sum(), count), side="right")]
             for depth in depths.tolist():
-                value = next(fresh, None) if depth == COLD or depth >= len(stack) else stack.at(depth)
+                value = next(fresh, None) if depth == COLD or not len(stack) else None
                 if value is None:
-                    value = stack.at(len(stack) - 1)
+                    value = stack.at(len(stack) - 1 if depth == COLD else min(depth, len(stack) - 1))
                 stack.touch(value)
                 drawn.append(value)
         return np.array(drawn, dtype=np.int64)
@@ -119,17 +121,19 @@ class Stream:
 
 @dataclass(frozen=True)
 class StackDistances:
-    """What is kept of a trace: streams of ids of like popularity, and the distances of the whole.
+    """What is kept of a trace: streams of ids of like popularity, the moves between them, and the distances of the whole.
 
     A trace is taken for a mixture of streams, one for the ids that occur once, one for those that occur 2 or 3 times, then 4 to 7, and
-    so on; each has distances of its own, counted within it. With a single stack, as in the paper's algorithms 1 to 3, no id differs from
+    so on; each has distances of its own, counted within it, and a Markov chain (`moves`: [parts, from, to], counts) says which comes
+    next, so that bursts stay bursts. With a single stack, as in the paper's algorithms 1 to 3, no id differs from
     another but by where it lies, and popularity evens out: of a Zipf trace the top 1 % of ids keep 3 % of the accesses instead of 56 %.
 
-    The trace is cut into parts of equal length, each with its own distances and its own shares of the streams. They keep the trends,
+    The trace is cut into parts of equal length, each with its own distances and moves. They keep the trends,
     above all that new ids come quickly at first and seldom later. Size: at most U + 1 pairs of numbers a part.
     """
 
     streams: tuple[Stream, ...]
+    moves: Longs
     whole: Distances
 
     def __len__(self) -> int:
@@ -145,20 +149,28 @@ class StackDistances:
     def draw(self, count: int, seed: Seed = 0) -> Longs:
         """A new trace of `count` accesses, int64.
 
-        Each access draws its stream by the shares of its part of the trace, then a distance d of that stream in that part, and touches
-        the id that lies d deep. A first access takes the next new id of the stream; when all have been, the least recently used. A
-        distance deeper than the stack is yet also takes a new one. Cost: O(log U) an access, some tens of thousands a second.
+        Each access draws its stream by the moves of its part of the trace, then a distance d of that stream in that part, and touches
+        the id that lies d deep. A first access takes the next new id of the stream; when all have been, the least recently used; so does a
+        distance deeper than the stack is yet. Cost: O(log U) an access, some tens of thousands a second.
         """
         rng = np.random.default_rng(seed)
-        parts = len(self.streams[0].parts)
-        shares = np.array([[often.sum() for _, often in stream.parts] for stream in self.streams])
-        ends = np.array([count * place // parts for place in range(parts + 1)])
-        chosen = [
-            rng.choice(len(shares), end - start, p=share / share.sum()) for share, start, end in zip(shares.T, ends, ends[1:], strict=False)
-        ]
-        stream_of, drawn = np.concatenate(chosen), np.empty(count, dtype=np.int64)
+        parts = len(self.moves)
+        ends = [count * place // parts for place in range(parts + 1)]
+        chosen: list[list[int]] = []
+        state = 0
+        for part, (start, stop) in enumerate(itertools.pairwise(ends)):
+            often = np.array([stream.parts[part][1].sum() for stream in self.streams])
+            # Where nothing follows a stream in this part (or nothing came before), the next is drawn by the shares of the streams.
+            follow = [row if row.any() else often for row in self.moves[part]]
+            cumulated = [(np.cumsum(row) / row.sum()).tolist() for row in follow]
+            states = []
+            for uniform in rng.random(stop - start).tolist():
+                state = bisect.bisect_right(cumulated[state], uniform)
+                states.append(state)
+            chosen.append(states)
+        stream_of, drawn = np.array(list(itertools.chain(*chosen)), dtype=np.int64), np.empty(count, dtype=np.int64)
         for number, stream in enumerate(self.streams):
-            drawn[stream_of == number] = stream.draw([int((part == number).sum()) for part in chosen], rng)
+            drawn[stream_of == number] = stream.draw([states.count(number) for states in chosen], rng)
         return drawn
 
 
@@ -185,13 +197,16 @@ def fit_trace(ids: npt.NDArray[Any], parts: int = 16, *, by_popularity: bool = T
     part_of = np.arange(len(ids)) * parts // len(ids)
     _, place, often = np.unique(ids, return_inverse=True, return_counts=True)
     level = np.log2(often).astype(np.int64)[place] if by_popularity else np.zeros(len(ids), dtype=np.int64)
+    levels, level = np.unique(level, return_inverse=True)
+    moves = np.zeros((parts, len(levels), len(levels)), dtype=np.int64)
+    np.add.at(moves, (part_of[1:], level[:-1], level[1:]), 1)
     streams = []
-    for each in np.unique(level):
+    for each in range(len(levels)):
         mine = level == each
         distances = stack_distances(ids[mine])
         counted = tuple(_counted(distances[part_of[mine] == part]) for part in range(parts))
         streams.append(Stream(ids[mine][distances == COLD].astype(np.int64), counted))
-    return StackDistances(tuple(streams), _counted(stack_distances(ids)))
+    return StackDistances(tuple(streams), moves, _counted(stack_distances(ids)))
 
 
 def _counted(distances: Longs) -> Distances:
