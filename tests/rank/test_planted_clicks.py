@@ -42,6 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "MultiTask": {"width": 8},
     "PNN": {"width": 8},
     "WideDeep": {"width": 16, "init_std": 0.3},
+    "Wukong": {"width": 8, "layers": 1},
     "XDeepFM": {"width": 8, "cin": (8,)},
 }
 
