@@ -242,31 +242,65 @@ def chunks(world: ClickWorld, rows: int, size: int, stream: int = 0) -> Iterator
         yield world.draw(start, min(start + size, rows), stream)
 
 
+class Truth:
+    """Sums what is known of rows as they are written: how many, the share of ones, the best possible logloss."""
+
+    def __init__(self) -> None:
+        self.rows, self.ones, self.entropy = 0, 0.0, 0.0
+
+    def add(self, part: PlantedClicks) -> None:
+        """Some more rows."""
+        self.rows += len(part)
+        self.ones += float(part.labels.sum())
+        self.entropy += part.best_logloss * len(part) if len(part) else 0.0
+
+    def said(self) -> dict[str, float]:
+        """`{"rows": ..., "rate": ..., "best_logloss": ...}`."""
+        return {"rows": self.rows, "rate": self.ones / max(self.rows, 1), "best_logloss": self.entropy / max(self.rows, 1)}
+
+
+def write(out: Path, rows: int, **settings: Any) -> dict[str, dict[str, float]]:
+    """Writes a folder of packed rows, with a tenth as many for `valid` and for `test`; where `out` ends in .tsv or .gz, Criteo's text.
+
+    settings: as in `click_world`. Returns what is known of each split, see `Truth`.
+    """
+    world = click_world(**settings)
+    if out.suffix in (".tsv", ".txt", ".gz"):
+        if (len(world.dense), len(world.sizes)) != (13, 26):
+            raise DataError(f"{out}: Criteo's format has 13 dense columns and 26 fields, not {len(world.dense)} and {len(world.sizes)}")
+        return {"train": write_criteo(out, world, rows).said()}
+    if out.suffix or out.is_file():
+        raise DataError(f"{out}: expected a folder, or a file that ends in .tsv or .tsv.gz")
+    held = max(rows // 10, 1)
+    manifest = write_shards(out, world, {"train": rows, "valid": held, "test": held})
+    return dict(manifest.about["truth"])
+
+
 def write_shards(folder: Path, world: ClickWorld, rows: Mapping[str, int], *, shard: int = SHARD) -> shards.Manifest:
     """Writes packed rows (`palate.data.shards`), a stream a split: `{"train": 1_000_000, "test": 100_000}`.
 
-    The manifest's `about` holds the best possible logloss and the base rate of each split.
+    The manifest's `about["truth"]` holds what is known of each split, see `Truth`.
     """
     unknown = sorted(set(rows) - set(SPLITS))
     if unknown:
         raise DataError(f"planted clicks: no split {unknown[0]!r}; it takes {', '.join(SPLITS)}")
     splits, best = {}, {}
     for split, count in rows.items():
-        written, entropy, ones = [], 0.0, 0.0
+        written, truth = [], Truth()
         for number, part in enumerate(chunks(world, count, shard, SPLITS[split])):
             path = f"{split}/{number:05d}.safetensors"
             shards.write_shard(folder / path, part.dense, part.ids, part.labels.astype(np.uint8)[:, None])
             written.append(shards.Shard(path, len(part)))
-            entropy, ones = entropy + part.best_logloss * len(part), ones + float(part.labels.sum())
+            truth.add(part)
         splits[split] = tuple(written)
-        best[split] = {"best_logloss": entropy / max(count, 1), "rate": ones / max(count, 1)}
+        best[split] = truth.said()
     about = {"source": "planted clicks", "seed": world.seed, "skew": world.skew, "truth": best}
     manifest = shards.Manifest(world.inputs, splits, about)
     shards.write_manifest(folder, manifest)
     return manifest
 
 
-def write_criteo(path: Path, world: ClickWorld, rows: int, *, stream: int = 0) -> None:
+def write_criteo(path: Path, world: ClickWorld, rows: int, *, stream: int = 0) -> Truth:
     """Writes the rows as Criteo's text: label, dense columns as counts, ids as 8 hexadecimal digits, tabs between; gzip if it ends in .gz.
 
     A dense column x becomes the count floor(exp(1.5 + x)), so that its logarithm is near x again; ids are spread over 32 bits by a
@@ -274,13 +308,15 @@ def write_criteo(path: Path, world: ClickWorld, rows: int, *, stream: int = 0) -
     """
     import gzip
 
-    half = path.with_name(path.name + ".half")
+    half, truth = path.with_name(path.name + ".half"), Truth()
     path.parent.mkdir(parents=True, exist_ok=True)
     with gzip.open(half, "wb", compresslevel=1) if path.suffix == ".gz" else half.open("wb") as file:
         for part in chunks(world, rows, CHUNK, stream):
+            truth.add(part)
             counts = np.exp(1.5 + part.dense.astype(np.float64)).astype(np.int64)
             spread = (part.ids.astype(np.uint64) + 1) * 2_654_435_761 + np.arange(len(world.sizes), dtype=np.uint64) * 40_503 & 0xFFFFFFFF
             line = "\t".join(["%d", *["%d"] * counts.shape[1], *["%08x"] * spread.shape[1]]) + "\n"
             columns = [part.labels.astype(np.int64).tolist(), *counts.T.tolist(), *spread.T.tolist()]
             file.write("".join([line % row for row in zip(*columns, strict=True)]).encode("ascii"))
     os.replace(half, path)
+    return truth

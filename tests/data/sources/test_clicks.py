@@ -11,7 +11,7 @@ import pytest
 
 from palate.data import shards
 from palate.data.sources import clicks as module
-from palate.data.sources.clicks import CHUNK, ClickWorld, chance_of, click_world, planted_clicks, skewed, write_criteo, write_shards
+from palate.data.sources.clicks import CHUNK, ClickWorld, chance_of, click_world, planted_clicks, skewed, write, write_criteo, write_shards
 from palate.metrics import pointwise
 from palate.types import DataError, Floats
 
@@ -152,6 +152,17 @@ def test_criteo_text_holds_the_same_rows(tmp_path: Path) -> None:
     for field in range(26):  # one text an id and field
         pairs = {(int(clicks.ids[place, field]), row[14 + field]) for place, row in enumerate(rows)}
         assert len({text for _, text in pairs}) == len({number for number, _ in pairs}) == len(pairs)
+
+
+def test_write_chooses_by_the_name(tmp_path: Path) -> None:
+    truth = write(tmp_path / "clicks", 500, fields=(4, 4), dense=1)
+    assert {split: said["rows"] for split, said in truth.items()} == {"train": 500, "valid": 50, "test": 50}
+    text = write(tmp_path / "day_0.tsv", 500, fields=(4,) * 26, dense=13)
+    assert text["train"]["best_logloss"] == pytest.approx(planted_clicks(500, fields=(4,) * 26, dense=13).best_logloss)
+    with pytest.raises(DataError, match="13 dense columns and 26 fields, not 1 and 2"):
+        write(tmp_path / "day_1.tsv.gz", 500, fields=(4, 4), dense=1)
+    with pytest.raises(DataError, match="expected a folder"):
+        write(tmp_path / "clicks.parquet", 500)
 
 
 def test_memory_of_writing_is_that_of_a_chunk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
