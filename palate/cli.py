@@ -254,6 +254,35 @@ def generate(
 
 
 @app.command(
+    "generate-clicks",
+    epilog="Examples:  palate generate-clicks clicks --rows 5000000  |  palate generate-clicks day_0.tsv.gz --rows 1000000  |  "
+    "palate generate-clicks clicks --fields 8 --ids 20 --order triples",
+)
+def generate_clicks(
+    out: Annotated[
+        Path, typer.Argument(help="A folder for packed rows, as `palate prepare` writes; or a .tsv or .tsv.gz file in Criteo's format.")
+    ],
+    rows: Annotated[
+        int, typer.Option(min=1, help="Rows to train on; a folder has a tenth as many for validation, and for test.")
+    ] = 1_000_000,
+    fields: Annotated[int, typer.Option(min=1, help="Categorical fields.")] = 26,
+    ids: Annotated[int, typer.Option(min=2, help="Ids of each field; their frequencies follow Zipf's law.")] = 1000,
+    dense: Annotated[int, typer.Option(min=0, help="Dense columns.")] = 13,
+    order: Annotated[str, typer.Option(help="What labels depend on: linear, pairs or triples of fields.")] = "pairs",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+) -> None:
+    """Write a click log of known probabilities, and say the best logloss that any ranker can reach on it."""
+    from palate.data.sources import clicks
+
+    truth = clicks.write(out, rows, fields=(ids,) * fields, dense=dense, order=order, seed=seed)
+    console = _console()
+    for split, best in truth.items():
+        console.print(
+            f"{best['rows']:,} rows of {split} in {out}: rate {best['rate']:.4f}, best possible logloss {best['best_logloss']:.5f}"
+        )
+
+
+@app.command(
     epilog="Examples:  palate reproduce --list  |  palate reproduce frappe-x1 --models fm,deepfm --seeds 5  |  "
     "palate reproduce frappe-x1 --data DIR"
 )
