@@ -307,13 +307,37 @@ class Slate:
 
 
 @dataclass(frozen=True)
+class Compressed:
+    """A table kept smaller than its ids, see `palate.nn.embedding`. Tables of up to `threshold` rows stay whole: nothing is gained there.
+
+    qr: quotient and remainder by `collisions`, joined by `operation`. bloom: `hashes` rows out of a table of `rows`, summed.
+    """
+
+    kind: Literal["qr", "bloom"]
+    collisions: int = 4
+    operation: Literal["mult", "add", "concat"] = "mult"
+    rows: int = 10_000
+    hashes: int = 2
+    threshold: int = 200
+
+
+@dataclass(frozen=True)
 class SparseInput:
-    """One sparse feature as a model sees it: ids in [0, rows), looked up in `table`, pooled by `pooling`. Features may share a table."""
+    """One sparse feature as a model sees it: ids in [0, rows), looked up in `table`, pooled by `pooling`. Features may share a table.
+
+    embedding: how its table is compressed; None keeps a row an id. Plain values (from JSON) become a `Compressed`.
+    """
 
     name: str
     table: str
     rows: int
     pooling: Literal["sum", "mean"] = "mean"
+    embedding: Compressed | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.embedding
+        if isinstance(given, Mapping):
+            object.__setattr__(self, "embedding", Compressed(**given))
 
 
 @dataclass(frozen=True)

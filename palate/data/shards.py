@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     plain = {
         "format": FORMAT,
         "dense": list(manifest.inputs.dense),
-        "sparse": [{"name": f.name, "table": f.table, "rows": f.rows, "pooling": f.pooling} for f in manifest.inputs.sparse],
+        "sparse": [{key: value for key, value in asdict(f).items() if value is not None} for f in manifest.inputs.sparse],
         "tasks": list(manifest.inputs.tasks),
         "splits": {name: [{"path": s.path, "rows": s.rows} for s in shards] for name, shards in manifest.splits.items()},
         "about": dict(manifest.about),

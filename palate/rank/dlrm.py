@@ -63,7 +63,7 @@ class DLRMNetwork(Body):
         first: list[Tensor] = []
         if self.bottom is not None:
             z = self.bottom(batch.dense)
-            vectors = torch.cat([z.unsqueeze(1), vectors.to(z.dtype)], dim=1)
+            vectors = torch.cat([z.unsqueeze(1).to(vectors.dtype), vectors], dim=1)
             first = [z]
         if self.interaction is None:
             joint = vectors.flatten(1)

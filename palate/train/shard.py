@@ -207,7 +207,9 @@ def _whole(tensor: Any, like: Tensor | None = None) -> Tensor:
 
 def _gather(module: Embeddings, local: Mapping[str, Any], kind: str) -> dict[str, Tensor]:
     """Whole tensors by table, in one order on all processes, whether or not a process holds a piece of that table."""
-    shapes = {table: (rows,) if kind == "rowwise_adagrad" else (rows, module.width) for table, rows in module.table_rows.items()}
+    shapes = {
+        table: (rows,) if kind == "rowwise_adagrad" else (rows, module.table_widths[table]) for table, rows in module.table_rows.items()
+    }
     return {table: _whole(local.get(table), torch.zeros(shape, device=module.device)) for table, shape in shapes.items()}
 
 
