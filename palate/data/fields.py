@@ -21,6 +21,8 @@ FRONT = 16  # bytes that stand before the text, so that every field has a word b
 LINE, RETURN, MINUS, ZERO = 10, 13, 45, 48
 W = np.uint64
 ZEROS, ONES, HIGH = W(0x3030303030303030), W(0x0101010101010101), W(0x8080808080808080)
+# The last n bytes of a word are its upper ones.
+LAST: Words = np.array([(2**64 - 1) >> (64 - 8 * n) << (64 - 8 * n) if n else 0 for n in range(9)], dtype=np.uint64)
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Split:
     def words(self, columns: slice | list[int], back: int = 0) -> tuple[Words, Longs]:
         """The last eight bytes of the fields, `back` bytes earlier, the first the least: uint64 [R x columns]; and the lengths."""
         every: Words = np.lib.stride_tricks.as_strided(self.text[:8].view("<u8"), (len(self.text) - 7,), (1,), writeable=False)
-        return every[self.ends[:, columns].ravel() - (8 + back)], self.lengths[:, columns].ravel()
+        return every[(self.ends[:, columns] - (8 + back)).ravel()], self.lengths[:, columns].ravel()
 
 
 def split(text: Bytes, start: int, stop: int, separator: int, columns: int) -> Split:
@@ -62,9 +64,11 @@ def split(text: Bytes, start: int, stop: int, separator: int, columns: int) -> S
     rows = len(ends) // columns
     line_ends = ends[columns - 1 :: columns]
     problems: list[Problem] = []
-    regular = len(ends) == rows * columns and bool((text[line_ends] == LINE).all()) and int((piece == LINE).sum()) == rows
-    lengths = np.diff(ends, prepend=start - 1)
-    lengths -= 1
+    regular = len(ends) == rows * columns and bool((text[line_ends] == LINE).all()) and np.count_nonzero(piece == LINE) == rows
+    lengths = np.empty_like(ends)
+    lengths[:1] = ends[:1] - start
+    np.subtract(ends[1:], ends[:-1], out=lengths[1:])
+    lengths[1:] -= 1
     lines, line = rows, np.arange(rows, dtype=np.int64)
     if not regular:
         last = np.flatnonzero(text[ends] == LINE)  # the place in `ends` of each line's end
@@ -89,8 +93,7 @@ def hexadecimal(words: Words, lengths: Longs) -> tuple[npt.NDArray[np.uint32], B
     empty = lengths == 0
     x = words
     if not ((lengths == 8) | empty).all():
-        shift = ((8 - lengths) * 8).clip(0, 63).astype(np.uint64)
-        x = (((x ^ ZEROS) >> shift) << shift) ^ ZEROS
+        x = ((x ^ ZEROS) & LAST[np.minimum(lengths, 8)]) ^ ZEROS
     t = (x & W(0x4040404040404040)) >> W(1)  # capitals to small letters
     x = x | t
     t >>= W(5)
@@ -108,9 +111,8 @@ def hexadecimal(words: Words, lengths: Longs) -> tuple[npt.NDArray[np.uint32], B
     bad = t != 0
     bad |= lengths > 8
     bad &= ~empty
-    np.left_shift(nibbles, W(4), out=t)
+    nibbles *= W(0x1001)  # each with its neighbour: n << 12 | n
     nibbles >>= W(8)
-    nibbles |= t
     nibbles &= W(0x00FF00FF00FF00FF)
     np.left_shift(nibbles, W(8), out=t)
     nibbles >>= W(16)
@@ -146,15 +148,17 @@ def integers(piece: Split, columns: slice | list[int]) -> tuple[Longs, Bools]:
 def _digits(words: Words, digits: Longs) -> tuple[Longs, Bools]:
     """The number in the last `digits` bytes of each word (all eight, where there are more)."""
     x = words ^ ZEROS
-    shift = ((8 - digits) * 8).clip(0, 64).astype(np.uint64)
-    x >>= shift.clip(0, 63)
-    x <<= shift.clip(0, 63)
-    x[digits <= 0] = 0
-    bad = ((x + W(0x7676767676767676)) | x) & HIGH != 0
-    x = (x * W(10) + (x >> W(8))) & W(0x00FF00FF00FF00FF)
-    x = (x * W(100) + (x >> W(16))) & W(0x0000FFFF0000FFFF)
-    x = (x * W(10_000) + (x >> W(32))) & W(0xFFFFFFFF)
-    return x.astype(np.int64), bad
+    x &= LAST[np.minimum(digits, 8)]
+    t = x + W(0x7676767676767676)
+    t |= x
+    t &= HIGH
+    bad = t != 0
+    for factor, shift, mask in ((10, 8, 0x00FF00FF00FF00FF), (100, 16, 0x0000FFFF0000FFFF), (10_000, 32, 0xFFFFFFFF)):
+        np.right_shift(x, W(shift), out=t)
+        x *= W(factor)
+        x += t
+        x &= W(mask)
+    return x.view(np.int64), bad
 
 
 def tokens(piece: Split, columns: slice | list[int]) -> Words:

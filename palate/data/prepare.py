@@ -283,10 +283,7 @@ class _Job:
         parsed: list[Parsed] = []
         wrong: list[tuple[int, str]] = []
         while start < stop or not parsed:
-            end = min(start + PIECE, stop)
-            end -= int(np.argmax(block.text[start:end][::-1] == LINE))
-            if block.text[end - 1] != LINE:  # a line longer than a piece
-                end = start + int(np.argmax(block.text[start:] == LINE)) + 1
+            end = line_end(block.text, start, min(start + PIECE, stop))
             piece = self.form.parse(block.text, start, end)
             wrong += [(line + problem.line, problem.reason) for problem in piece.problems]
             parsed.append(piece)
@@ -468,6 +465,15 @@ class _Job:
                 ids[to, column] = known.ids(np.ascontiguousarray(keys[:, column]))
             ids[to][missing] = vocabulary.PAD
         write_shard(target, dense, ids, labels)
+
+
+def line_end(text: npt.NDArray[np.uint8], start: int, stop: int) -> int:
+    """Behind the last line that ends in `text[start:stop]`; if none does, behind the first that ends later. The text ends in a line end."""
+    for first in (max(start, stop - 4096), start):
+        found = np.flatnonzero(text[first:stop] == LINE)
+        if len(found):
+            return first + int(found[-1]) + 1
+    return stop + int(np.argmax(text[stop:] == LINE)) + 1 if start < stop else stop
 
 
 def _lines(block: Block, which: Sequence[int]) -> list[str]:

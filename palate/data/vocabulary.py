@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from palate.types import Ints, Longs
+from palate.types import Ints
 
 PAD, RARE, FIRST = 0, 1, 2  # ids: missing; unknown or rare; the first value
 MERGE = 4 << 20  # entries merged at a time
@@ -81,22 +81,23 @@ class Vocabulary:
         self.size = len(keys)
         bits = max(1, (max(self.size, 1) - 1).bit_length())
         self.shift = keys.dtype.type(8 * keys.dtype.itemsize - bits)
-        self.starts = np.zeros((1 << bits) + 1, dtype=np.uint32)
+        self.starts = np.zeros((1 << bits) + 1, dtype=np.int32)
         np.cumsum(np.bincount((keys >> self.shift).astype(np.int64), minlength=1 << bits), out=self.starts[1:])
-        self.keys = np.append(keys, keys.dtype.type(0))  # one that is never looked up in vain: places may point behind the last
+        self.keys = np.append(keys, np.iinfo(keys.dtype).max)  # where the search of what lies behind the last key ends
 
     def ids(self, keys: Keys) -> Ints:
         """int32, one for each raw key."""
         mixed = mix(keys)
-        slot = (mixed >> self.shift).astype(np.int64)
-        at, end = self.starts[slot].astype(np.int64), self.starts[slot + 1].astype(np.int64)
-        ids: Ints = np.full(len(keys), RARE, dtype=np.int32)
-        found = (self.keys[at] == mixed) & (at < end)
-        ids[found] = at[found] + FIRST
-        left: Longs = np.flatnonzero(~found & (at + 1 < end))
+        at: Ints = self.starts[(mixed >> self.shift).astype(np.int64)]
+        there = self.keys[at]
+        left = np.flatnonzero(there < mixed)
         while len(left):
             at[left] += 1
-            hit = self.keys[at[left]] == mixed[left]
-            ids[left[hit]] = at[left[hit]] + FIRST
-            left = left[~hit & (at[left] + 1 < end[left])]
-        return ids
+            next_ones = self.keys[at[left]]
+            there[left] = next_ones
+            left = left[next_ones < mixed[left]]
+        found = there == mixed
+        found &= at < self.size
+        at += FIRST
+        at[~found] = RARE
+        return at

@@ -36,19 +36,19 @@ def test_logits_by_hand() -> None:
 def test_ids_follow_their_law(skew: float) -> None:
     # With s = 1 and n = 3 by hand: log 2, log 3/2, log 4/3 over log 4.
     if skew == 1.0:
-        np.testing.assert_allclose(chance_of(3, 1.0), np.log([2, 3 / 2, 4 / 3]) / np.log(4))
+        np.testing.assert_allclose(chance_of(3, 1.0), np.log([1, 2, 3 / 2, 4 / 3]) / np.log(4))
     ids = skewed(np.random.default_rng(0).random((200_000, 2)), np.array([7, 40]), skew)
     for place, size in enumerate((7, 40)):
         chances = chance_of(size, skew)
         assert chances.sum() == pytest.approx(1)
-        np.testing.assert_allclose(np.bincount(ids[:, place], minlength=size) / len(ids), chances, atol=4 * 0.5 / len(ids) ** 0.5)
+        np.testing.assert_allclose(np.bincount(ids[:, place], minlength=size + 1) / len(ids), chances, atol=4 * 0.5 / len(ids) ** 0.5)
 
 
 def test_the_ends_of_a_table_are_inside() -> None:
     ends = np.array([[0.0], [np.nextafter(1.0, 0.0)]])
     for skew in (0.0, 1.0, 2.0):
-        np.testing.assert_array_equal(skewed(ends, np.array([33_000_000]), skew)[:, 0][:1], [0])
-        assert skewed(ends, np.array([1000]), skew)[1, 0] == 999
+        np.testing.assert_array_equal(skewed(ends, np.array([33_000_000]), skew)[:, 0][:1], [1])
+        assert skewed(ends, np.array([1000]), skew)[1, 0] == 1000
 
 
 @pytest.mark.parametrize("order", ["linear", "pairs", "triples"])
@@ -60,8 +60,8 @@ def test_parts_have_the_deviation_that_was_set_and_nothing_of_lower_order(order:
     assert first.std() == pytest.approx(0.5, rel=0.03)
     assert rest.std() == pytest.approx(0.0 if order == "linear" else 1.5, rel=0.1, abs=1e-5)
     for field, size in enumerate(world.sizes):  # the mean of the interactions given one id is zero
-        mass = np.bincount(clicks.ids[:, field], minlength=size)
-        given = np.bincount(clicks.ids[:, field], rest, minlength=size) / mass
+        mass = np.bincount(clicks.ids[:, field], minlength=size + 1)[1:]
+        given = np.bincount(clicks.ids[:, field], rest, minlength=size + 1)[1:] / mass
         assert np.abs(given * mass**0.5).max() < 5 * 1.5
 
 
@@ -101,6 +101,7 @@ def test_without_dense_columns() -> None:
     clicks = planted_clicks(100, dense=0, order="triples")
     assert clicks.dense.shape == (100, 0)
     assert clicks.inputs.dense == ()
+    assert (clicks.ids > 0).all()  # row 0 of a table is nobody's
 
 
 @pytest.mark.parametrize(

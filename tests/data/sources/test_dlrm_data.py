@@ -151,7 +151,8 @@ def test_random_bags_uniform() -> None:
     assert 0 <= bags.dense.min() <= bags.dense.max() < 1
     assert bags.labels.mean() == pytest.approx(0.5, abs=0.05)
     assert (bags.sparse["C1"].lengths == 1).all()
-    np.testing.assert_allclose(np.bincount(bags.sparse["C1"].values, minlength=10) / 2000, 0.1, atol=0.03)
+    np.testing.assert_allclose(np.bincount(bags.sparse["C1"].values, minlength=10)[1:] / 2000, 1 / 9, atol=0.03)
+    assert bags.sparse["C1"].values.min() == 1
     four = bags.sparse["C2"]
     assert four.lengths.max() == 4
     assert all(len(set(four[row].tolist())) == len(four[row]) for row in range(2000))
@@ -164,7 +165,7 @@ def test_random_bags_gaussian() -> None:
     assert values.mean() == pytest.approx(300, abs=3)
     assert values.std() == pytest.approx(100, rel=0.03)
     edge = random_bags(1000, sizes=[7], spread="gaussian", mean=1.0, deviation=1.0, seed=1).sparse["C1"].values
-    assert (edge.min(), edge.max()) == (0, 6)
+    assert (edge.min(), edge.max()) == (1, 6)
 
 
 def test_bags_are_batches_and_single_ids_are_rows() -> None:
