@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from palate.data import shards
+from palate.features.blocks import BlockLoader
 from palate.features.collate import collate_rows
 from palate.features.loader import Loader
 from palate.types import Batch, DataError, Floats, Inputs, Ints, Longs
@@ -23,8 +24,9 @@ class Rows:
     Made `of` arrays in memory (checked whole), or opened as a split of a prepared folder (memory maps; it was checked when written).
     """
 
-    def __init__(self, inputs: Inputs, parts: Sequence[Arrays]) -> None:
+    def __init__(self, inputs: Inputs, parts: Sequence[Arrays], on_disk: bool = False) -> None:
         self.inputs = inputs
+        self.on_disk = on_disk
         self.parts = tuple(parts)
         self.ends: Longs = np.cumsum([len(part["labels"]) for part in parts], dtype=np.int64)
         self._keys = [feature.name for feature in inputs.sparse]
@@ -59,7 +61,7 @@ class Rows:
     def open(cls, folder: Path, split: str = "train") -> Rows:
         """A split of a folder that `palate prepare` wrote."""
         manifest = shards.read_manifest(folder)
-        return cls(manifest.inputs, shards.open_split(folder, manifest, split))
+        return cls(manifest.inputs, shards.open_split(folder, manifest, split), on_disk=True)
 
     def __len__(self) -> int:
         return int(self.ends[-1]) if len(self.ends) else 0
@@ -106,6 +108,23 @@ class Rows:
             yield self.batch(slice(start, min(start + size, len(self))))
 
     def loader(self, batch_size: int, *, seed: int = 0, shuffle: bool = True, shard: tuple[int, int] = (0, 1)) -> Loader:
-        """Shuffled batches for training. A last batch of one row is left out: batch normalisation cannot stand it."""
+        """Shuffled batches for training. A last batch of one row is left out: batch normalisation cannot stand it.
+
+        Rows on disk are read in whole blocks and mixed in memory (`BlockLoader`); rows in memory are shuffled all together.
+        """
         size = min(batch_size, len(self))
-        return Loader(len(self), self.batch, size, seed=seed, shuffle=shuffle, shard=shard, drop_last=len(self) % size == 1 < len(self))
+        last = len(self) % size == 1 < len(self)
+        if not self.on_disk:
+            return Loader(len(self), self.batch, size, seed=seed, shuffle=shuffle, shard=shard, drop_last=last)
+        return BlockLoader(
+            len(self), self._read, lambda part: self._collate(**part), size, seed=seed, shuffle=shuffle, shard=shard, drop_last=last
+        )
+
+    def _read(self, start: int, stop: int) -> Arrays:
+        """Rows start..stop, as they lie."""
+        pieces: list[Arrays] = []
+        for part, end in zip(self.parts, self.ends.tolist(), strict=True):
+            begin = end - len(part["labels"])
+            if begin < stop and start < end:
+                pieces.append({name: array[max(0, start - begin) : stop - begin] for name, array in part.items()})
+        return pieces[0] if len(pieces) == 1 else {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
