@@ -9,7 +9,7 @@ Three passes, each in blocks, each of which can be killed at any moment and is t
 The last day's first half is `valid`, its second half `test`, all days before are `train`; each day is a split of its own, too.
 
 Memory does not grow with the number of rows: some 60 MB of buffers, about 60 MB a thread while reading and 200 MB a thread (at most 4)
-while encoding, and 8 bytes for each value of the vocabularies (12 where the values are text). Disk beside the result: as much again
+while encoding, and 12 bytes for each value of the vocabularies (16 where the values are text). Disk beside the result: as much again
 while it runs.
 """
 
@@ -41,7 +41,7 @@ from palate.data.clicks import Format, Parsed
 from palate.data.fields import FRONT, LINE
 from palate.data.shards import MANIFEST, Manifest, Shard, open_shard, read_manifest, write_manifest, write_shard
 from palate.progress import RowsBar, Steps
-from palate.types import BundleError, ConfigError, DataError, Inputs, SparseInput
+from palate.types import BundleError, ConfigError, DataError, Inputs, PalateError, SparseInput
 
 PIECE = 1 << 17  # bytes of text parsed at once: what fits the processor's cache
 SHARD = 1 << 19  # rows a shard
@@ -51,6 +51,10 @@ BAD_ROWS = "bad_rows.tsv"
 In = TypeVar("In")
 Out = TypeVar("Out")
 Dense = Literal["log", "log-square", "none"]
+
+
+class Interrupted(PalateError, KeyboardInterrupt):  # noqa: N818 - nothing went wrong
+    """Ctrl-C. Both a PalateError (one line) and a KeyboardInterrupt."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +145,8 @@ def prepare(
         with _alone(out, work), ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
             _Job(form, files, out, work, options, max_bad, pool, workers or os.cpu_count() or 1, quiet).run(identity)
         shutil.rmtree(work)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{out}: stopped; the same command goes on from there") from None
     except OSError as error:
         where = error.filename or out
         raise DataError(f"{where}: {error.strerror or error}; mend that, and the same command goes on from there") from None

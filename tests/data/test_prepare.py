@@ -354,6 +354,19 @@ def test_killed_in_every_pass_and_taken_up(tmp_path: Path) -> None:
     assert "bad_rows.tsv" in contents(out)
 
 
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    raw, out = write(tmp_path / "train.txt", lines(1200)), tmp_path / "out"
+    child = process(raw, out, SMALL, {}, pause=0.05)
+    while not (out / ".work" / "rows").is_dir():
+        assert child.poll() is None, child.communicate()
+        time.sleep(0.002)
+    child.send_signal(signal.SIGINT)
+    problem = child.communicate()[1].strip().splitlines()[-1]
+    assert problem.endswith("out: stopped; the same command goes on from there"), problem
+    assert not (out / "manifest.json").exists()
+    assert prepare(CRITEO, [raw], out)["rows"] == 1200
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="the peak of memory is read from /proc")
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """Small blocks and shards, a process each: five times the rows, 18 MB more text, at most 8 MB more memory."""
