@@ -416,7 +416,8 @@ def show_slate(recommender: Recommender, heading: str, request: Request, slate: 
         table.add_row(str(row["place"]), Text(str(row.get("title") or row["item"]), style="bold"), chance)
         genres = row.get("genres")
         about = [", ".join(genres)] if isinstance(genres, list) and genres else []
-        table.add_row("", Text(" · ".join([*about, row["reason"], f"from {row['source']}"]), style="dim"), "")
+        told = [task.say(row["tasks"][task.name]) for task in recommender.funnel.tasks] if "tasks" in row else []
+        table.add_row("", Text(" · ".join([*told, *about, row["reason"], f"from {row['source']}"]), style="dim"), "")
     console.print(table)
 
 

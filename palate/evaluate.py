@@ -15,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from palate.metrics import beyond, pointwise, ranking
 from palate.metrics.bootstrap import paired_bootstrap
+from palate.rank.tasks import WANTED, label, says
 from palate.types import NOTHING, Bools, Candidates, DataError, Ints, Log, Longs, Queries, Ragged, SplitError, offsets_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Evaluation:
         first, then the retrievers, `merged`, `ranked`, `funnel` (asked for max(ks) items). A metric at k counts a list shorter than k
         as it is.
     ranker: its probabilities on the merged candidates. reliability: predicted and observed means of bins, and their rows.
+    tasks: where the ranker declares some, the metrics of each, by what the user did from the first wanted event of the test on.
     slices: by the user's training events and by the target's popularity. comparisons: paired differences with intervals.
     attribution: what retrieval lost and ranking gained. beyond: beyond accuracy, per stage's first `at` places.
     concentration: per stage, what share of those places the `top items` most shown take together; `training log` is the log itself.
@@ -91,6 +93,7 @@ class Evaluation:
     at: int
     seconds: float
     stage_seconds: float
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values: no NaN (null), no numpy."""
@@ -190,12 +193,14 @@ def evaluate(
     tally = _Tally(funnel, sorted(set(ks)))
     with _progress(len(cases.users), quiet) as advance:
         for first in range(0, len(cases.users), batch):
-            queries, relevant = cases.part(funnel, first, first + batch)
+            queries, relevant, happened = cases.part(funnel, first, first + batch)
             before = time.perf_counter()
             stages = funnel.stages(queries, max(ks)) if len(queries) else {}
             tally.stage_seconds += time.perf_counter() - before
             if stages:
                 tally.add(queries, relevant, stages)
+                if happened is not None:
+                    tally.add_tasks(test, happened, stages["ranked"])
             advance(min(batch, len(cases.users) - first))
     if not tally.relevant:
         raise SplitError(f"{test.name}: every wanted item of the test was seen or disliked before, so there is nothing to find")
@@ -213,8 +218,8 @@ def evaluate(
 class _Cases:
     """The test users, the moment of their first wanted event in the test, and what they wanted."""
 
-    def __init__(self, users: Ints, now: Longs, relevant: Ragged, first: Longs, positives: Log) -> None:
-        self.users, self.now, self.relevant, self.first, self.positives = users, now, relevant, first, positives
+    def __init__(self, users: Ints, now: Longs, relevant: Ragged, first: Longs, positives: Log, happened: Ragged | None) -> None:
+        self.users, self.now, self.relevant, self.first, self.positives, self.happened = users, now, relevant, first, positives, happened
         self.dropped_targets = self.dropped_users = 0
 
     @classmethod
@@ -232,10 +237,16 @@ class _Cases:
         learnt = funnel.history.queries(users.astype(np.int32)).history
         if _within(relevant, learnt, test.n_items).all():
             raise SplitError(f"{test.name}: every wanted item of the test is in training; evaluate on the held-out half of a split")
-        return cls(users.astype(np.int32), positives.times[first], relevant, first.astype(np.int64), positives)
+        happened = (
+            None if funnel.tasks in ((), WANTED) else _since(test, users.astype(np.int64), np.flatnonzero(says(WANTED[0], test))[first])
+        )
+        return cls(users.astype(np.int32), positives.times[first], relevant, first.astype(np.int64), positives, happened)
 
-    def part(self, funnel: Funnel, start: int, stop: int) -> tuple[Queries, Ragged]:
-        """Queries of some users and what they wanted that may be shown; users without any such item are left out."""
+    def part(self, funnel: Funnel, start: int, stop: int) -> tuple[Queries, Ragged, Ragged | None]:
+        """Queries of some users and what they wanted that may be shown; users without any such item are left out.
+
+        Where the ranker has declared tasks, also the rows of the test that tell what those users did.
+        """
         rows = np.arange(start, min(stop, len(self.users)))
         # One microsecond later, then put back: training events of the very time of the first test event came before it in log order.
         queries = replace(funnel.history.queries(self.users[rows], self.now[rows] + 1), now=self.now[rows])
@@ -247,7 +258,17 @@ class _Cases:
         self.dropped_targets += int((~free).sum())
         self.dropped_users += int((lengths == 0).sum())
         kept = np.flatnonzero(lengths)
-        return queries.take(kept), Ragged(offsets_of(lengths[kept]), wanted.values[free])
+        happened = None if self.happened is None else self.happened.take(rows[kept])
+        return queries.take(kept), Ragged(offsets_of(lengths[kept]), wanted.values[free]), happened
+
+
+def _since(log: Log, users: Longs, first: Longs) -> Ragged:
+    """For each user the rows of the log from a first one on."""
+    start = np.full(log.n_users, len(log), dtype=np.int64)
+    start[users] = first
+    rows = np.flatnonzero(np.arange(len(log)) >= start[log.user_codes])
+    rows = rows[np.argsort(log.user_codes[rows], kind="stable")]
+    return Ragged(offsets_of(np.bincount(log.user_codes[rows], minlength=log.n_users)[users]), rows)
 
 
 class _Tally:
@@ -266,6 +287,7 @@ class _Tally:
         self.chance: list[Doubles] = []
         self.ceiling: list[Doubles] = []
         self.ranker: dict[str, list[npt.NDArray[Any]]] = defaultdict(list)
+        self.predicted: dict[str, list[tuple[Doubles, Doubles]]] = defaultdict(list)
         self.stage_seconds = 0.0
         self.band_of = _item_bands(funnel.popularity)
         self.labels = _labels(funnel)
@@ -290,6 +312,14 @@ class _Tally:
         self.relevant.append(relevant.lengths)
         self.histories.append(queries.history.lengths)
         self.chance.append(np.minimum(1.0, self.at / np.maximum(n - queries.blocked.lengths, 1)))
+
+    def add_tasks(self, test: Log, happened: Ragged, ranked: Candidates) -> None:
+        """What the ranker predicted, and what happened, wherever that is known."""
+        labels = label(self.funnel.tasks, test, happened, ranked.items)
+        for place, task in enumerate(self.funnel.tasks):
+            known = ranked.present & ~np.isnan(labels[:, :, place])
+            predicted = ranked.features[f"ranker.{task.name}"][known]
+            self.predicted[task.name].append((labels[known, place].astype(np.float64), predicted.astype(np.float64)))
 
     def _accuracy(self, stage: str, candidates: Candidates, hit: Bools, relevant: Longs) -> None:
         for k in self.ks:
@@ -347,6 +377,7 @@ class _Tally:
             at=self.at,
             seconds=time.perf_counter() - start,
             stage_seconds=self.stage_seconds,
+            tasks=self._task_metrics(),
         )
 
     def _concentration(self) -> dict[str, list[float]]:
@@ -393,6 +424,14 @@ class _Tally:
             "positives": int(label.sum()),
         }
         return metrics, {"predicted": diagram.predicted.tolist(), "observed": diagram.observed.tolist(), "rows": diagram.mass.tolist()}
+
+    def _task_metrics(self) -> dict[str, dict[str, float]]:
+        found = {}
+        for task in self.funnel.tasks if self.predicted else ():
+            truth, predicted = (np.concatenate(column) for column in zip(*self.predicted[task.name], strict=True))
+            counts = {"candidates": len(truth), "positives": int((truth > 0).sum())}
+            found[task.name] = {**(task.metrics(truth, predicted) if len(truth) else {}), **counts}
+        return found
 
     def _user_slices(self, values: Mapping[str, Mapping[str, Doubles]]) -> dict[str, dict[str, Any]]:
         events = np.concatenate(self.histories)

@@ -7,7 +7,7 @@ How it is fitted (the order matters):
 
     1. the retrievers are fitted on the log up to a cut;
     2. they bring candidates for queries after the cut, and what then happened labels them;
-    3. the ranker learns from those labelled candidates, and its probabilities are calibrated on queries kept apart;
+    3. the ranker learns from those labelled candidates, one label a task, and its probabilities are calibrated on queries kept apart;
     4. the retrievers are fitted again on the whole log.
 
 So the ranker sees in training just what it will see in service: candidates that these retrievers bring, with their scores.
@@ -28,10 +28,11 @@ from palate import config
 from palate.features.encode import Encoder
 from palate.features.history import History
 from palate.features.spec import FeatureSet
-from palate.metrics.ranking import hits
 from palate.progress import Steps
 from palate.rank.base import Examples, Ranker
+from palate.rank.blend import Blend
 from palate.rank.calibrate import Calibrator
+from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
 from palate.rerank.base import Reranker
 from palate.rerank.rules import allowed
 from palate.retrieve.base import Retriever
@@ -95,6 +96,8 @@ class Funnel:
         self.config = config or Funnel.Config()
         self.retrievers = tuple(retrievers)
         self.ranker = ranker
+        self.tasks: tuple[Task, ...] = (ranker.config.tasks or WANTED) if ranker else ()
+        self.blend = Blend.parse(ranker.config.blend, [task.name for task in self.tasks]) if ranker and ranker.config.blend else None
         self.rerankers = tuple(rerankers)
         self.features = features
         self.curves: dict[str, dict[str, list[float]]] = {}
@@ -127,7 +130,7 @@ class Funnel:
         self.history = History.of(log)
         self.popularity: Floats = np.bincount(log.positives().item_codes, minlength=log.n_items).astype(np.float32)
         self.encoder: Encoder | None = None
-        self.calibrator: Calibrator | None = None
+        self.calibrators: dict[str, Calibrator] = {}
 
     def _fit_one(self, component: Retriever, log: Log, run: Run) -> None:
         component.fit(log, run)
@@ -137,33 +140,35 @@ class Funnel:
 
     def _fit_ranker(self, log: Log, positives: Log, run: Run, steps: Steps) -> None:
         assert self.ranker is not None
-        early, queries, relevant, groups = self._cut(log, positives, run)
+        early, queries, happened, groups = self._cut(log, positives, run)
         for retriever in self.retrievers:
             with steps.step(f"retrieve: {retriever.name}, up to the cut"):
                 retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None))
         with steps.step("label the candidates"):
             self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
             merged = self.candidates(queries)[1]
-            labels = hits(merged.items, relevant).astype(np.float32)[:, :, None]
-            found: Bools = np.asarray(labels.any(axis=(1, 2)))
-            if not found.any():
-                raise SplitError(f"{log.name}: the retrievers brought none of the items that should label the ranker; raise their quota")
+            labels = label(self.tasks, log, happened, merged.items)
+            check(self.tasks, labels, log.name)
+            found: Bools = np.asarray((labels[:, :, 0] > 0).any(axis=1))
             validation = _share(groups, self.config.validation, run.seed)
             if not found[validation].any() or not found[~validation].any():
                 validation = np.arange(len(queries)) % 5 == 0
-            examples = Examples(self.encoder, queries, merged, labels, validation)
+            examples = Examples(self.encoder, queries, merged, labels, validation, tuple(task.name for task in self.tasks))
         with steps.step(f"rank: {self.ranker.name}"):
             self.ranker.fit(examples, run)
             if getattr(self.ranker, "curves", None):
                 self.curves[self.ranker.name] = {metric: list(values) for metric, values in self.ranker.curves.items()}  # type: ignore[attr-defined]
             kept = np.flatnonzero(validation)
-            held_queries, held = queries.take(kept), merged.take(kept)
-            scores = self.ranker.score(held_queries, held, self.encoder)[:, :, 0]
-            present = held.present
-            self.calibrator = Calibrator(self.config.calibration).fit(scores[present], labels[kept][:, :, 0][present])
+            held_queries, held, held_labels = queries.take(kept), merged.take(kept), labels[kept]
+            scores = self.ranker.score(held_queries, held, self.encoder)
+            for place, task in enumerate(self.tasks):
+                if task.kind == "click":
+                    column, truth = scores[:, :, place][held.present], held_labels[:, :, place][held.present]
+                    self.calibrators[task.name] = Calibrator(self.config.calibration).fit(column, truth)
+            self._order(scores, held)  # so that a blend which is no number is found now, and not by a request
 
     def _cut(self, log: Log, positives: Log, run: Run) -> tuple[Log, Queries, Ragged, Ints]:
-        """The log before the cut; queries after it; for each query the item codes that were then wanted, and its user."""
+        """The log before the cut; queries after it; for each query the rows of the log that tell what then happened, and its user."""
         users = positives.user_codes
         order = np.argsort(users, kind="stable")
         lengths = np.bincount(users, minlength=log.n_users)
@@ -180,9 +185,9 @@ class Funnel:
             if len(events) > self.config.queries:
                 events = np.sort(rng.choice(events, self.config.queries, replace=False))
             queries = self.history.before(events)
-            relevant = Ragged(np.arange(len(events) + 1, dtype=np.int64), positives.item_codes[events])
+            happened = aftermath(log, np.flatnonzero(says(WANTED[0], log)), events)
             early = _without(log, positives, late)
-            return early, queries, relevant, users[events]
+            return early, queries, happened, users[events]
         times = positives.times
         at = int(np.quantile(times, 1 - self.config.fraction, method="lower"))
         late = times > at
@@ -194,9 +199,10 @@ class Funnel:
         if len(known) > self.config.queries:
             known = np.sort(rng.choice(known, self.config.queries, replace=False))
         queries = store.queries(known, np.full(len(known), at + 1, dtype=np.int64))
-        chosen = order[np.isin(users[order], known) & late[order]]
-        relevant = Ragged(offsets_of(np.bincount(users[chosen], minlength=log.n_users)[known]), positives.item_codes[chosen])
-        return early, queries, relevant, known.astype(np.int32)
+        later = np.flatnonzero((log.times > at) & np.isin(log.user_codes, known))
+        later = later[np.argsort(log.user_codes[later], kind="stable")]
+        happened = Ragged(offsets_of(np.bincount(log.user_codes[later], minlength=log.n_users)[known]), later)
+        return early, queries, happened, known.astype(np.int32)
 
     # -- the stages -------------------------------------------------------------------------------------------------------------
 
@@ -207,17 +213,36 @@ class Funnel:
         return lists, merge(list(lists.values()), quotas, self.config.candidates)
 
     def rank(self, queries: Queries, merged: Candidates) -> Candidates:
-        """The merged list in the ranker's order, with `ranker.probability` (calibrated) among its features."""
+        """The merged list in the ranker's order, with what it predicts among its features: `ranker.<task>`, one column a task.
+
+        Clicks are calibrated probabilities. `ranker.probability` is that of the task which asks whether a candidate is wanted.
+        """
         if self.ranker is None or self.encoder is None:
             return merged
-        scores = self.ranker.score(queries, merged, self.encoder)[:, :, 0]
-        order = np.argsort(-scores, axis=1, kind="stable")
-        ranked = merged.reorder(order, np.take_along_axis(scores, order, 1))
-        probability = np.full(scores.shape, np.nan, dtype=np.float32)
-        present = ranked.present
-        if self.calibrator is not None:
-            probability[present] = self.calibrator.transform(ranked.scores[present])
-        return replace(ranked, features={**ranked.features, "ranker.probability": probability})
+        scores = self.ranker.score(queries, merged, self.encoder)
+        best, predicted = self._order(scores, merged)
+        features = {f"ranker.{task}": column for task, column in predicted.items()}
+        wanted = next((task.name for task in self.tasks if task.asks_whether_wanted), None)
+        if wanted is not None:
+            features["ranker.probability"] = predicted[wanted]
+        # calibration may make two scores equal; the ranker's own score then decides
+        order = np.lexsort((-scores[:, :, 0], -best), axis=1)
+        ranked = replace(merged, features={**merged.features, **features})
+        return ranked.reorder(order, np.take_along_axis(best, order, 1))
+
+    def _order(self, scores: Floats, merged: Candidates) -> tuple[Floats, dict[str, Floats]]:
+        """By what candidates are ordered, [B, K], and what is predicted of them, [B, K] a task: from the ranker's scores [B, K, T]."""
+        present, predicted = merged.present, {}
+        for place, task in enumerate(self.tasks):
+            column = np.full(merged.items.shape, np.nan, dtype=np.float32)
+            said = scores[:, :, place][present]
+            column[present] = self.calibrators[task.name].transform(said) if task.kind == "click" else said
+            predicted[task.name] = column
+        if self.blend is None:
+            return scores[:, :, 0], predicted
+        best = np.full(merged.items.shape, -np.inf, dtype=np.float32)
+        best[present] = self.blend({task: column[present] for task, column in predicted.items()})
+        return best, predicted
 
     def rerank(self, queries: Queries, ranked: Candidates, k: int) -> Candidates:
         """The final list, K long. Each reranker but the last is given room (5 K places) for the next to choose from."""
@@ -258,7 +283,7 @@ class Funnel:
 
     def _slates(self, queries: Queries, lists: Mapping[str, Candidates], final: Candidates) -> list[Slate]:
         reasons = self._reasons(queries, final)
-        probability = final.features.get("ranker.probability")
+        predicted = {task.name: final.features[f"ranker.{task.name}"] for task in self.tasks}
         slates = []
         for row in range(len(final)):
             kept = np.flatnonzero(final.present[row])
@@ -267,7 +292,7 @@ class Funnel:
                     items=tuple(self.item_ids[code] for code in final.items[row, kept]),
                     scores=tuple(float(score) for score in final.scores[row, kept]),
                     sources=tuple(final.sources[source] for source in final.source[row, kept]),
-                    probabilities=tuple({"label": float(probability[row, place])} if probability is not None else {} for place in kept),
+                    probabilities=tuple({task: float(column[row, place]) for task, column in predicted.items()} for place in kept),
                     propensity=(1.0,) * len(kept),
                     reasons=tuple(reasons[row][place] for place in kept),
                 )

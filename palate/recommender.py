@@ -21,6 +21,7 @@ from palate import config
 from palate.features.spec import FeatureSet
 from palate.funnel import Funnel
 from palate.rank.base import Ranker
+from palate.rank.tasks import WANTED
 from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
 from palate.types import ConfigError, Log, Request, Run, Slate
@@ -109,7 +110,7 @@ class Recommender:
         return self.funnel.recommend([request])[0]
 
     def table(self, slate: Slate) -> pl.DataFrame:
-        """A slate as a frame: place, the item table's row, score, source, reason."""
+        """A slate as a frame: place, the item table's row, score, source, reason; `tasks`, where they are declared: each prediction."""
         places = pl.DataFrame(
             {
                 "place": range(1, len(slate) + 1),
@@ -121,6 +122,9 @@ class Recommender:
             },
             schema_overrides={"item": pl.String, "score": pl.Float64, "probability": pl.Float64, "source": pl.String, "reason": pl.String},
         )
+        if self.funnel.tasks not in ((), WANTED):
+            fields = pl.Struct({task.name: pl.Float64 for task in self.funnel.tasks})
+            places = places.with_columns(pl.Series("tasks", [dict(p) for p in slate.probabilities], dtype=fields))
         return places.join(self.funnel.items, on="item", how="left", maintain_order="left")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

@@ -40,6 +40,7 @@ class Stages:
     def __init__(self, log, retrievers, ranks=True):
         self.retrievers = [r if isinstance(r, Planned) else r.fit(log) for r in retrievers]
         self.ranker = "turns round" if ranks else None
+        self.tasks = ()
         self.rerankers = ()
         self.history = History.of(log)
         self.items = log.items

@@ -58,11 +58,12 @@ def test_labels_come_from_after_the_cut_only(small_log: Log) -> None:
     funnel._know(small_log)
     from palate.types import Run
 
-    early, queries, relevant, groups = funnel._cut(small_log, small_log.positives(), Run())
+    early, queries, happened, groups = funnel._cut(small_log, small_log.positives(), Run())
     assert len(early) == len(small_log) - 3 * small_log.n_users
     assert len(queries) == 3 * small_log.n_users == len(groups)
     for row in range(len(queries)):
-        user, target = queries.users[row], relevant[row][0]
+        user, target = queries.users[row], small_log.item_codes[happened[row][0]]
+        assert len(happened[row]) == 1
         own = early.item_codes[early.user_codes == user]
         assert target not in own
         assert target not in queries.history[row]
@@ -75,11 +76,11 @@ def test_a_global_cut_labels_what_happened_after_one_moment(small_log: Log) -> N
 
     funnel = Funnel([Popular()], GBDT(), config=Funnel.Config(holdout="time", fraction=0.2))
     funnel._know(small_log)
-    early, queries, relevant, users = funnel._cut(small_log, small_log.positives(), Run())
+    early, queries, happened, users = funnel._cut(small_log, small_log.positives(), Run())
     at = early.times.max()
     for row, user in enumerate(users):
         later = small_log.item_codes[(small_log.user_codes == user) & (small_log.times > at)]
-        assert sorted(relevant[row]) == sorted(later)
+        assert sorted(small_log.item_codes[happened[row]]) == sorted(later)
         assert len(queries.history[row]) == ((small_log.user_codes == user) & (small_log.times <= at)).sum()
 
 

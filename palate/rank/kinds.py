@@ -1,4 +1,4 @@
-"""The kinds of task: what a network's logit means for each, what it learns from, and how it is judged."""
+"""The kinds of task: what a network's logit means for each, and what it learns from."""
 
 from __future__ import annotations
 
@@ -54,10 +54,6 @@ class KindOfTask(ABC):
     @abstractmethod
     def mean_loss(self, p: Doubles, y: Doubles) -> float:
         """The loss of what is served."""
-
-    def metrics(self, p: Doubles, y: Doubles) -> dict[str, float]:
-        """What people ask of this kind (clicks have theirs from `click_quality`)."""
-        return {}
 
 
 class Click(KindOfTask):
@@ -119,10 +115,6 @@ class Rating(KindOfTask):
     def mean_loss(self, p: Doubles, y: Doubles) -> float:
         return float(np.mean((p - y) ** 2))
 
-    def metrics(self, p: Doubles, y: Doubles) -> dict[str, float]:
-        """RMSE and MAE, in units of the grades."""
-        return {"rmse": float(np.sqrt(np.mean((p - y) ** 2))), "mae": float(np.abs(p - y).mean())}
-
 
 class WatchTime(KindOfTask):
     """Logistic regression in which a positive weighs its seconds; the odds are the expected watch time, and exp(z) seconds are served.
@@ -154,14 +146,6 @@ class WatchTime(KindOfTask):
     def mean_loss(self, p: Doubles, y: Doubles) -> float:
         odds = np.maximum(p, 1e-7)
         return float(np.mean(y * np.log1p(1 / odds) + np.log1p(odds)))
-
-    def metrics(self, p: Doubles, y: Doubles) -> dict[str, float]:
-        """MAE in seconds, mean |log(1 + p) - log(1 + y)|, and calibration: predicted over observed seconds."""
-        return {
-            "mae": float(np.abs(p - y).mean()),
-            "log_mae": float(np.abs(np.log1p(p) - np.log1p(y)).mean()),
-            "calibration": float(p.sum() / y.sum()) if y.any() else float("nan"),
-        }
 
 
 KINDS: dict[str, KindOfTask] = {"click": Click(), "rating": Rating(), "watch_time": WatchTime()}

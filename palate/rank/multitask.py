@@ -163,7 +163,7 @@ class MultiTask(NeuralRanker):
         return torch.stack([KINDS[task.kind].answer(logits[:, t], scale[t]) for t, task in enumerate(self.declared)], dim=1)
 
     def quality(self, scores: Floats, labels: Floats) -> dict[str, float]:
-        """`joint_loss`, each task's own metrics as `<task>.<metric>` (see `kinds`), and logloss, auc and ndcg@10 over the click tasks."""
+        """`joint_loss`, each task's own metrics as `<task>.<metric>` (see `Task`), and logloss, auc and ndcg@10 over the click tasks."""
         clicks = [t for t, task in enumerate(self.declared) if task.kind == "click"]
         names = tuple(self.declared[t].name for t in clicks)
         found = click_quality(scores[..., clicks], labels[..., clicks], names) if clicks else {}
@@ -173,7 +173,7 @@ class MultiTask(NeuralRanker):
             p, y = scores[known, t].astype(np.float64), labels[known, t].astype(np.float64)
             if not len(y):
                 continue
-            found |= {f"{task.name}.{metric}": value for metric, value in kind.metrics(p, y).items()}
+            found |= {f"{task.name}.{metric}": value for metric, value in task.metrics(y, p).items()}
             constant = kind.mean_loss(np.full_like(y, kind.constant(y)), y)
             if constant > 1e-6:  # else there is only one answer, and nothing to compare with
                 relative.append(kind.mean_loss(p, y) / constant)

@@ -2,7 +2,7 @@
 
     bundle/
       manifest.json         format, versions, recipe, data facts, metrics, components, sha256 of every other file
-      items.parquet users.parquet popularity/ history/ encoder/ calibrator/
+      items.parquet users.parquet popularity/ history/ encoder/ calibrator/<task>/
       retrieve/<name>/ rank/<name>/ rerank/<n>-<name>/
           arrays.safetensors  frames/*.parquet  meta.json
 
@@ -40,7 +40,7 @@ from palate.types import BundleError, ConfigError, State
 from palate.versions import versions
 
 FORMAT = "palate-bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save(
@@ -158,8 +158,8 @@ def _write(funnel: Funnel, root: Path) -> list[dict[str, Any]]:
     write_state(root / "history", funnel.history.state())
     if funnel.encoder is not None:
         write_state(root / "encoder", funnel.encoder.state())
-    if funnel.calibrator is not None:
-        write_state(root / "calibrator", funnel.calibrator.state())
+    for task, calibrator in funnel.calibrators.items():
+        write_state(root / "calibrator" / _safe(task), calibrator.state())
     return [write_component(root, stage, name, component) for stage, name, component in _components(funnel)]
 
 
@@ -182,7 +182,9 @@ def _read(root: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> Funn
     funnel.popularity = read_state(root / "popularity").arrays["popularity"]
     funnel.history = History.restore(read_state(root / "history"))
     funnel.encoder = Encoder.restore(read_state(root / "encoder"), funnel.history) if (root / "encoder").is_dir() else None
-    funnel.calibrator = Calibrator().restore(read_state(root / "calibrator")) if (root / "calibrator").is_dir() else None
+    # before format 2 there was one task, and its calibrator lay in the folder itself
+    folders = {task.name: root / "calibrator" / (_safe(task.name) if manifest["format_version"] > 1 else "") for task in funnel.tasks}
+    funnel.calibrators = {task: Calibrator().restore(read_state(folder)) for task, folder in folders.items() if folder.is_dir()}
     return funnel
 
 

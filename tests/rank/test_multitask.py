@@ -240,7 +240,7 @@ def test_a_task_of_few_labels_learns_from_one_of_many(structure: str) -> None:
     assert pointwise.auc(truth[:, 0], rating[:, 0]) > 0.75
     # watch times: served in seconds, about as many as were watched, and longer where they are longer
     found = together.quality(rating[:, None], truth[:, None])
-    assert 0.75 < found["watch_time.calibration"] < 1.33
+    assert 0.75 < found["watch_time.calibration_ratio"] < 1.33
     assert set(found) >= {"logloss", "auc", "rating.rmse", "watch_time.mae", "watch_time.log_mae", "joint_loss"}
     assert found["joint_loss"] < 0.75
     assert np.corrcoef(rating[:, 2], truth[:, 2])[0, 1] > 0.4

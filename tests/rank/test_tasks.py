@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from palate.data.log import read
-from palate.rank.tasks import WANTED, Task, label
+from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
 from palate.types import NOTHING, ConfigError, Log, Ragged, SplitError
 
 nan = float("nan")
@@ -72,10 +72,28 @@ def test_mistakes_are_named(log: Log) -> None:
         labels(log, Task(name="buy", events=("purchase",)))
     with pytest.raises(ConfigError, match=r"task 'rating': say which kinds of event hold its value, for example events = \[\"rating\"\]"):
         labels(log, Task(name="rating", kind="rating"))
-    with pytest.raises(SplitError, match="three: task 'no': no candidate that the retrievers brought has such an event"):
-        labels(log, Task(name="no", events=("dislike",)))
+    no = Task(name="no", events=("dislike",))
+    with pytest.raises(SplitError, match="three: task 'no': the retrievers brought no candidate that has such an event; raise their quota"):
+        check([no], labels(log, no), "three")
     for name in ("two words", "exp", "probability", "1st"):
         with pytest.raises(ConfigError, match="must be letters, digits and _"):
             Task.parse({"name": name}, "task")
     with pytest.raises(ConfigError, match=r"task\.weight"):
         Task.parse({"name": "click", "weight": 0}, "task")
+
+
+def test_what_came_of_a_wanted_event_by_hand(log: Log) -> None:
+    # wanted: rows 0 (a, x), 1 and 2 (plays of x), 6 (a, y), 7 (b, y)
+    wanted = np.flatnonzero(says(WANTED[0], log))
+    assert wanted.tolist() == [0, 1, 2, 6, 7]
+    found = aftermath(log, wanted, np.array([4, 0, 2, 3]))
+    # b from 7 on: all that is left. a's click of x: itself, and what a did with x later. The last play: the ratings come before y.
+    assert [found[row].tolist() for row in range(4)] == [[7, 8, 9], [0, 1, 2, 3, 4, 5], [2, 3, 4, 5], [6]]
+
+
+def test_metrics_of_a_task() -> None:
+    y, p = np.array([0.0, 1.0, 0.0, 1.0]), np.array([0.2, 0.8, 0.4, 0.6])
+    assert Task(name="click").metrics(y, p)["auc"] == 1.0
+    assert Task(name="click").metrics(y, p)["calibration_ratio"] == pytest.approx(1.0)
+    assert set(Task(name="r", kind="rating").metrics(y, p)) == {"rmse", "mae"}
+    assert set(Task(name="w", kind="watch_time").metrics(y, p)) == {"mae", "log_mae", "calibration_ratio"}
