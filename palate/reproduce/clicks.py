@@ -82,6 +82,8 @@ def read(folder: Path, *, label: str | None = None, md5: Mapping[str, str] | Non
             )
     columns = [name for name in first.columns if name != label]
     numbers = [name for name in columns if first[name].dtype.is_float()]
+    for split, frame in frames.items():
+        _check_finite(frame, folder / f"{split}.csv", numbers)
     values = {name: first[name].cast(pl.String).drop_nulls().unique(maintain_order=True) for name in columns if name not in numbers}
     inputs = Inputs(tuple(numbers), tuple(SparseInput(name, name, len(known) + 1, "sum") for name, known in values.items()), (label,))
     moments = {
@@ -104,6 +106,14 @@ def _frame(path: Path) -> pl.DataFrame:
         raise DataError(f"{path}: not a CSV file with a header: {str(error).splitlines()[0]}") from None
 
 
+def _check_finite(frame: pl.DataFrame, path: Path, names: Sequence[str]) -> None:
+    for name in names:
+        wild = (~frame[name].cast(pl.Float64, strict=False).is_finite()).fill_null(False)
+        if wild.any():
+            row = int(wild.arg_max() or 0)
+            raise DataError(f"{path}: line {row + 2}, column {name!r}: {frame[name][row]} is no number to learn from; leave the cell empty")
+
+
 def _rows(
     frame: pl.DataFrame, path: Path, label: str, inputs: Inputs, values: Mapping[str, pl.Series], moments: Mapping[str, tuple[float, float]]
 ) -> Rows:
@@ -119,10 +129,6 @@ def _rows(
     dense: Floats = np.zeros((frame.height, len(moments)), dtype=np.float32)
     for place, (name, (mean, deviation)) in enumerate(moments.items()):
         column = frame[name].cast(pl.Float64, strict=False)
-        infinite = column.is_infinite().fill_null(False)
-        if infinite.any():
-            row = int(infinite.arg_max() or 0)
-            raise DataError(f"{path}: line {row + 2}, column {name!r}: {column[row]} is no number to learn from; leave the cell empty")
         dense[:, place] = np.nan_to_num((column.fill_null(float("nan")).to_numpy() - mean) / deviation)
     return Rows.of(inputs, dense, ids, labels.to_numpy(), str(path))
 
