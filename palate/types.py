@@ -292,8 +292,8 @@ class Slate:
 
     items: ids, best first. scores: what they were ordered by. sources: the retriever of each.
     probabilities: a mapping task -> prediction for each item: clicks as calibrated probabilities, ratings in their units, watch
-    times in seconds. propensity: the probability with which
-    the policy shows this item at this place (1.0 where nothing is random). reasons: one sentence an item.
+    times in seconds. propensity: the probability with which the policy shows this item at this place (1.0 where nothing is random).
+    reasons: one sentence an item.
     """
 
     items: tuple[str, ...]

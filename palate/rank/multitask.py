@@ -207,14 +207,14 @@ def _body(config: MultiTask.Config) -> NeuralRanker:
 
 
 def _bodies() -> str:
-    """Which rankers do: those whose file holds a Body."""
+    """Which rankers do: those whose file holds a Body, and that learn in one step."""
     import palate.rank
 
     names = []
     for found in pkgutil.iter_modules(palate.rank.__path__):
         module = importlib.import_module(f"palate.rank.{found.name}")
-        if any(
-            isinstance(value, type) and issubclass(value, Body) and value.__module__ == module.__name__ for value in vars(module).values()
-        ):
+        own = [value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module.__name__]
+        two_steps = any(issubclass(value, NeuralRanker) and value.pretrain is not NeuralRanker.pretrain for value in own)
+        if any(issubclass(value, Body) for value in own) and not two_steps:
             names.append(found.name)
     return f"it can be {', '.join(names)}, or a ranker of yours whose network is a palate.nn.body.Body"
