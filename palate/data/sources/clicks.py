@@ -12,9 +12,10 @@ had from parts of lower order: a model without interactions sees nothing of the 
 and is scaled to a standard deviation that is set. A factorisation machine (Rendle 2010) of width K x the number of pairs expresses
 `pairs`: each pair has K columns in which all other fields are zero.
 
-Ids are skewed: id i of a field of n has the probability of a Pareto variable on [1, n + 1) rounded down,
+A field of n has the ids 1 to n, for row 0 of a table stands for "nothing" and has no vector. They are skewed: id i has the probability
+of a Pareto variable on [1, n + 1) rounded down,
 
-    P(i) = ((i + 1)^(1 - s) - (i + 2)^(1 - s)) / (1 - (n + 1)^(1 - s))        skew s;  s = 1: log((i + 2) / (i + 1)) / log(n + 1)
+    P(i) = (i^(1 - s) - (i + 1)^(1 - s)) / (1 - (n + 1)^(1 - s))        skew s;  s = 1: log((i + 1) / i) / log(n + 1)
 
 which is Zipf's law in all but the first few ids, and is drawn without a table. Dense columns are standard normal.
 """
@@ -43,9 +44,9 @@ SPLITS = {"train": 0, "valid": 1, "test": 2}
 
 @dataclass(frozen=True)
 class ClickWorld:
-    """The truth. sizes: of the fields, [S]. skew: s. bias: b. weights: w, [n] a field. dense: u, [F].
+    """The truth. sizes: n of each field, [S]. skew: s. bias: b. weights: w, [n + 1] a field. dense: u, [F].
 
-    groups: the fields of each pair and triple, with a factor table a [n, K] for each. crossed: (dense column, field) -> c, [n].
+    groups: the fields of each pair and triple, with a factor table a [n + 1, K] for each. crossed: (dense column, field) -> c, [n + 1].
     """
 
     sizes: tuple[int, ...]
@@ -61,7 +62,7 @@ class ClickWorld:
     def inputs(self) -> Inputs:
         """Dense columns I1 ..., fields C1 ... (Criteo's names), each with a table of its own, and the one task `label`."""
         names = [f"C{place + 1}" for place in range(len(self.sizes))]
-        sparse = tuple(SparseInput(name, name, size, "sum") for name, size in zip(names, self.sizes, strict=True))
+        sparse = tuple(SparseInput(name, name, size + 1, "sum") for name, size in zip(names, self.sizes, strict=True))
         return Inputs(tuple(f"I{place + 1}" for place in range(len(self.dense))), sparse)
 
     def logits(self, dense: Floats, ids: Ints) -> Doubles:
@@ -166,7 +167,7 @@ def click_world(
     chances = [chance_of(size, skew) for size in sizes]
 
     def centred(place: int, width: int) -> Doubles:
-        values = rng.standard_normal((sizes[place], width))
+        values = rng.standard_normal((sizes[place] + 1, width))
         return np.asarray(values - chances[place] @ values)
 
     first = linear / np.sqrt(len(sizes) + dense)
@@ -205,19 +206,19 @@ def planted_clicks(rows: int, *, seed: int = 0, **settings: Any) -> PlantedClick
 
 
 def chance_of(size: int, skew: float) -> Doubles:
-    """P(i) for i in [0, size), as at the top of this file."""
+    """P(i) for i in [0, size], as at the top of this file; P(0) = 0."""
     edges = np.arange(1, size + 2, dtype=np.float64)
     below = np.log(edges) / np.log(size + 1) if skew == 1 else (1 - edges ** (1 - skew)) / (1 - (size + 1.0) ** (1 - skew))
-    return np.diff(below)
+    return np.diff(below, prepend=0.0)
 
 
 def skewed(uniform: Doubles, sizes: npt.NDArray[Any], skew: float) -> Ints:
-    """Ids [R, S] from uniform numbers in [0, 1) [R, S]: the inverse of P's sum."""
+    """Ids [R, S], from 1, out of uniform numbers in [0, 1) [R, S]: the inverse of P's sum."""
     if skew == 1:
         values = np.exp(uniform * np.log(sizes + 1.0))
     else:
         values = (1 - uniform * (1 - (sizes + 1.0) ** (1 - skew))) ** (1 / (1 - skew))
-    return np.minimum(values.astype(np.int32) - 1, (sizes - 1).astype(np.int32))
+    return np.minimum(values.astype(np.int32), sizes.astype(np.int32))
 
 
 def _check(sizes: tuple[int, ...], dense: int, rank: int, skew: float, rate: float, order: str, pairs: Sequence[tuple[int, int]]) -> None:
@@ -314,7 +315,7 @@ def write_criteo(path: Path, world: ClickWorld, rows: int, *, stream: int = 0) -
         for part in chunks(world, rows, CHUNK, stream):
             truth.add(part)
             counts = np.exp(1.5 + part.dense.astype(np.float64)).astype(np.int64)
-            spread = (part.ids.astype(np.uint64) + 1) * 2_654_435_761 + np.arange(len(world.sizes), dtype=np.uint64) * 40_503 & 0xFFFFFFFF
+            spread = part.ids.astype(np.uint64) * 2_654_435_761 + np.arange(len(world.sizes), dtype=np.uint64) * 40_503 & 0xFFFFFFFF
             line = "\t".join(["%d", *["%d"] * counts.shape[1], *["%08x"] * spread.shape[1]]) + "\n"
             columns = [part.labels.astype(np.int64).tolist(), *counts.T.tolist(), *spread.T.tolist()]
             file.write("".join([line % row for row in zip(*columns, strict=True)]).encode("ascii"))

@@ -252,13 +252,15 @@ def random_bags(
     """DLRM's `random` data: for tables of these sizes, one feature each.
 
     lookups: ids a bag, for all features or one by one; not fixed: between 1 and that many, each as likely. The same id may be drawn
-    twice in a bag, and is then there once. spread: ids uniform over the table, or normal with `mean` and `deviation` as shares of its
-    rows, rounded and clipped to it. seed: a number, or several: `[seed, batch]`.
+    twice in a bag, and is then there once. Row 0 of a table, which stands for "nothing", is never drawn. spread: ids uniform over the
+    table, or normal with `mean` and `deviation` as shares of its rows, rounded and clipped to it. seed: a number, or several:
+    `[seed, batch]`. Errors: DataError for settings that cannot be.
     """
     each = [lookups] * len(sizes) if isinstance(lookups, int) else list(lookups)
-    if len(each) != len(sizes) or min(each, default=1) < 1 or min(sizes, default=1) < 1 or spread not in ("uniform", "gaussian"):
+    if len(each) != len(sizes) or min(each, default=1) < 1 or min(sizes, default=2) < 2 or spread not in ("uniform", "gaussian"):
         raise DataError(
-            f"random data: {len(sizes)} tables need as many lookups of at least 1, and spread uniform or gaussian; got {each}, {spread!r}"
+            f"random data: {len(sizes)} tables of at least 2 rows need as many lookups of at least 1, and spread uniform or gaussian; "
+            f"got tables of {list(sizes)}, lookups {each}, {spread!r}"
         )
     rng = np.random.default_rng(seed)
     sparse = {}
@@ -266,9 +268,9 @@ def random_bags(
         lengths = np.full(rows, most) if fixed else rng.integers(1, most + 1, rows)
         count = int(lengths.sum())
         if spread == "uniform":
-            values = rng.integers(0, size, count)
+            values = rng.integers(1, size, count)
         else:
-            values = np.clip(np.rint(rng.normal(mean * (size - 1), deviation * size, count)), 0, size - 1).astype(np.int64)
+            values = np.clip(np.rint(rng.normal(mean * size, deviation * size, count)), 1, size - 1).astype(np.int64)
         sparse[f"C{place + 1}"] = _without_repeats(lengths, values)
     return Bags(_inputs(dense, sizes), rng.random((rows, dense), dtype=np.float32), sparse, _coin(rng, rows))
 
@@ -276,7 +278,8 @@ def random_bags(
 def synthetic_bags(rows: int, *, traces: Sequence[StackDistances], dense: int = 13, lookups: int = 1, seed: Seed = 0) -> Bags:
     """DLRM's `synthetic` data: the bags of feature f, read one after another, are a trace drawn from `traces[f]`.
 
-    Tables are as long as the largest id of the trace asks. lookups: ids a bag, repeats once.
+    Tables are as long as the largest id of the trace asks. Its ids are row numbers; shift them by one if 0 is a real one, for row 0 of a
+    table stands for "nothing". lookups: ids a bag, repeats once.
     """
     low = min((int(stream.ids.min()) for trace in traces for stream in trace.streams), default=0)
     if low < 0 or lookups < 1:
