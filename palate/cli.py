@@ -296,6 +296,7 @@ def reproduce(
         Path, typer.Option(help="Where each run's settings, environment and figures are kept; runs there are not repeated.")
     ] = Path("reproduced"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the processors.")] = 1,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Layers in bfloat16 autocast: quicker where the processor has it.")] = False,
     json_: Json = False,
 ) -> None:
     """Train the models of a published table by its protocol, and print the published figures beside ours."""
@@ -307,7 +308,9 @@ def reproduce(
     if table is None:
         _fail(f"reproduce: which table? There are {', '.join(command.names())}")
     keys = [key.strip() for key in models.split(",") if key.strip()] if models is not None else None
-    done = command.reproduce(table, keys, seeds, data, out, jobs=jobs, quiet=json_, command=shlex.join(["palate", *sys.argv[1:]]))
+    done = command.reproduce(
+        table, keys, seeds, data, out, jobs=jobs, bf16=bf16, quiet=json_, command=shlex.join(["palate", *sys.argv[1:]])
+    )
     if json_:
         _print_json(done.to_json())
     else:

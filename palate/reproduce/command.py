@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,10 @@ class Reproduced:
         lines += [f"- {note}" for note in self.notes]
         seeds = sorted({seed for row in self.rows for seed in row["seeds"]})
         versions = ", ".join(f"{name} {version}" for name, version in self.about["environment"]["versions"].items())
-        lines += ["", f"Seeds {', '.join(map(str, seeds))}. Command: `{self.about['command']}`. Versions: {versions}."]
+        lines += [
+            "",
+            f"Seeds {', '.join(map(str, seeds))}; {self.about['precision']}. Command: `{self.about['command']}`. Versions: {versions}.",
+        ]
         return "\n".join(lines) + "\n"
 
     def show(self, console: Console) -> None:
@@ -106,7 +109,13 @@ def reproduce(
     rows = tuple(summary(entry, runs[entry.key], table.metrics, published=data is None) for entry in entries)
     if not rows:
         raise PalateError(f"{name}: no model chosen")
-    about = {"command": command, "out": str(home), "data": found.checksums, "environment": environment()}
+    about = {
+        "command": command,
+        "precision": "bf16 autocast" if bf16 else "float32",
+        "out": str(home),
+        "data": found.checksums,
+        "environment": environment(),
+    }
     done = Reproduced(table, rows, found.notes if data is None else (), about)
     (home / "table.md").write_text(done.text, encoding="utf-8")
     return done
