@@ -85,12 +85,15 @@ def reproduce(
     out: Path,
     *,
     jobs: int = 1,
+    bf16: bool = False,
     quiet: bool = False,
     command: str = "",
 ) -> Reproduced:
-    """Trains the chosen models with seeds 0, 1, ... and puts the published figures beside ours."""
+    """Trains the chosen models with seeds 0, 1, ... and puts the published figures beside ours. bf16: layers in bfloat16 autocast."""
     table = table_of(name)
     entries = table.chosen(keys)
+    if bf16:
+        entries = tuple(replace(e, settings={**e.settings, "train": {**e.settings.get("train", {}), "bf16": True}}) for e in entries)
     console = Console(stderr=True, highlight=False, quiet=quiet)
     folder = clicks.find(table, data, quiet=quiet)
     home = out / (name if data is None else f"{name}-{data.resolve().name}")
