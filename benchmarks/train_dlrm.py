@@ -83,14 +83,15 @@ def write_rows(folder: Path, inputs: Inputs, rows: int, seed: int = 0) -> None:
 class Constant(nn.Module):
     """Vectors that nobody looked up."""
 
+    vectors: Tensor
+
     def __init__(self, features: int, batch: int) -> None:
         super().__init__()
         self.width = WIDTH
         self.register_buffer("vectors", torch.randn(batch, features, WIDTH) * 0.05)
 
     def forward(self, sparse: Any) -> Tensor:
-        vectors: Tensor = self.vectors
-        return vectors
+        return self.vectors
 
 
 class Plain(nn.Module):

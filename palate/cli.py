@@ -79,6 +79,7 @@ def train(
     out: Annotated[Path, typer.Option(help="The bundle to write.")] = Path("bundle"),
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one setting: rank.width=32, retrieve.ease.l2=200.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Take up the newest checkpoints of a run that was stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan, the tables and the memory they take; train nothing.")] = False,
     json_: Json = False,
 ) -> None:
     """Train the funnel of a recipe, evaluate it, and save a bundle with its report."""
@@ -86,6 +87,16 @@ def train(
     from palate import recipe as recipes
 
     parsed = recipes.load(recipe, set_ or [])
+    if dry_run:
+        from palate import plan
+
+        made = plan.of(parsed)
+        if json_:
+            _print_json(made.to_json())
+        else:
+            made.show(_console())
+        made.check()
+        return
     if parsed.data.rows is not None:
         from palate import click_job
 

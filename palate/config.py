@@ -14,8 +14,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self
 
 import pydantic
 
@@ -53,16 +54,21 @@ def _one_line(cls: type[pydantic.BaseModel], error: pydantic.ValidationError, wh
 
 
 def _keys_at(cls: type[pydantic.BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    model: Any = cls
+    models: list[type[pydantic.BaseModel]] = [cls]
     for part in path:
         if isinstance(part, int):  # an entry of a tuple
-            model = next(iter(get_args(model)), None)
             continue
-        entry = getattr(model, "model_fields", {}).get(str(part))
-        if entry is None:
-            return []
-        model = entry.annotation
-    return list(getattr(model, "model_fields", {}))
+        entries = [model.model_fields[part].annotation for model in models if part in model.model_fields]
+        # A part that is no key is the tag of one of several models, such as the kind "qr".
+        tagged = [model for model in models if any(field.default == part for field in model.model_fields.values())]
+        models = [model for entry in entries for model in _models_in(entry)] if entries else tagged
+    return [key for model in models for key in model.model_fields]
+
+
+def _models_in(annotation: Any) -> list[type[pydantic.BaseModel]]:
+    if inspect.isclass(annotation) and issubclass(annotation, pydantic.BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models_in(inner)]
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

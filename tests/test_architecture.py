@@ -26,7 +26,7 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluate", "report", "feedback", "reproduce"),
     ("serve",),
     ("recommender", "recipe"),
-    ("job", "click_job"),
+    ("job", "click_job", "plan"),
     ("testing", "cli", "demo", "doctor"),
 ]
 # Rooms on one line that do see each other, and why.

@@ -16,10 +16,10 @@ from palate.features import transform
 from palate.features.columns import Column, column, is_sparse, take
 from palate.features.fit import Fitted, Summaries
 from palate.features.history import History
-from palate.features.spec import DAY, Bag, Base, Categorical, Counter, Crossed, FeatureSet, Numeric, Sequence, Source, Vector
+from palate.features.spec import DAY, Bag, Base, Categorical, Counter, Crossed, FeatureSet, Numeric, Sequence, Source, Vector, compressed
 from palate.features.transform import Hashes, Moments
 from palate.features.vocab import Buckets, Vocabulary, as_strings
-from palate.types import DataError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, SparseInput, State
+from palate.types import ConfigError, DataError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, SparseInput, State
 
 Side = Literal["all", "user", "item"]
 CHUNK = 1_000_000
@@ -75,6 +75,7 @@ class Encoder:
         ConfigError where a feature reads a column that the log lacks.
         """
         features.check({"user": log.users.columns, "item": log.items.columns, "context": log.context})
+        _no_lists_are_crossed(features, {"user": log.users, "item": log.items, "context": log.events})
         summaries = Summaries(features).partial_fit(log.users, "user").partial_fit(log.items, "item")
         for start in range(0, len(log), CHUNK):
             chunk = replace(log, events=log.events[start : start + CHUNK])
@@ -151,7 +152,10 @@ class Encoder:
             vocabulary = self._fitted[table].vocabulary
             assert vocabulary is not None
             pooling = feature.pooling if isinstance(feature, Bag | Sequence) else "sum"
-            sparse.append(SparseInput(feature.name, table, vocabulary.rows, pooling))
+            own, holder = getattr(feature, "embedding", None), getattr(self._by_name[table], "embedding", None)
+            if own is not None and own != holder:
+                raise ConfigError(f"features.{feature.name}: it shares the table of {table!r}; set `embedding` there, and only there")
+            sparse.append(SparseInput(feature.name, table, vocabulary.rows, pooling, compressed(holder)))
         return Inputs(tuple(dense), tuple(sparse))
 
     def _dense_names(self, feature: Base) -> list[str]:
@@ -318,3 +322,11 @@ def _context(queries: Queries, name: str) -> pl.Series:
     if queries.context is None or name not in queries.context.columns:
         return pl.Series(name, [None] * len(queries))
     return queries.context[name]
+
+
+def _no_lists_are_crossed(features: FeatureSet, frames: Mapping[str, pl.DataFrame]) -> None:
+    for feature in features.features:
+        for text in feature.sources if isinstance(feature, Crossed) else ():
+            source = Source(text)
+            if isinstance(frames[source.side].schema[source.column or source.side], pl.List | pl.Array):
+                raise ConfigError(f"features.{feature.name}: {text!r} holds lists, and a crossed feature takes one value a row; use a bag")

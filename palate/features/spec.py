@@ -9,7 +9,7 @@ import polars as pl
 import pydantic
 
 from palate.config import Config, unknown_key
-from palate.types import ConfigError, Log
+from palate.types import Compressed, ConfigError, Log
 
 DAY = 86_400_000_000
 SIDES = ("user", "item", "context", "history")
@@ -24,6 +24,35 @@ class Source:
         self.side, _, self.column = text.partition(".")
         if self.side not in SIDES or (self.side == "context" and not self.column) or (self.side == "history" and self.column):
             raise ValueError(f"source {text!r}: expected user, item, history, or a column as in user.age, item.genres, context.device")
+
+
+class QR(Config):
+    """Quotient-remainder embeddings: a row for every `collisions` ids and one for each remainder, joined (Shi et al. 2019).
+
+    operation: "mult", "add", or "concat" of two halves of the width. threshold: tables of up to so many rows stay whole.
+    """
+
+    kind: Literal["qr"] = "qr"
+    collisions: int = pydantic.Field(4, ge=2)
+    operation: Literal["mult", "add", "concat"] = "mult"
+    threshold: int = pydantic.Field(200, ge=0)
+
+
+class Bloom(Config):
+    """Bloom embeddings: the sum of `hashes` rows of a table of `rows` (Serra and Karatzoglou 2017). Tables of no more rows stay whole."""
+
+    kind: Literal["bloom"] = "bloom"
+    rows: int = pydantic.Field(10_000, ge=1)
+    hashes: int = pydantic.Field(2, ge=1, le=16)
+    threshold: int = pydantic.Field(200, ge=0)
+
+
+Embedding = Annotated[QR | Bloom, pydantic.Field(discriminator="kind")]
+
+
+def compressed(embedding: QR | Bloom | None) -> Compressed | None:
+    """The setting as networks read it."""
+    return None if embedding is None else Compressed(**embedding.model_dump())
 
 
 class Base(Config):
@@ -63,11 +92,13 @@ class Categorical(Base):
 
     PAD (0) where the value is missing, OOV (1) where it is not in the vocabulary. Sources `user` and `item` are the ids, counted over
     the positive events; columns of users and items are counted once a user or item, context columns once an event.
+    embedding: how networks keep a table of very many rows small, `{kind = "qr", collisions = 4}` or `{kind = "bloom", rows = 10000}`.
     """
 
     kind: Literal["categorical"] = "categorical"
     min_count: int = pydantic.Field(1, ge=1)
     buckets: int | None = pydantic.Field(None, ge=1)
+    embedding: Embedding | None = None
 
 
 class Bag(Base):
@@ -77,16 +108,21 @@ class Bag(Base):
     min_count: int = pydantic.Field(1, ge=1)
     buckets: int | None = pydantic.Field(None, ge=1)
     pooling: Literal["mean", "sum"] = "mean"
+    embedding: Embedding | None = None
 
 
 class Sequence(Base):
-    """The last `length` items of the history, oldest first, looked up in the table of item ids and pooled."""
+    """The last `length` items of the history, oldest first, looked up in the table of item ids and pooled.
+
+    The table, and how it is compressed, is that of the Categorical of source `item` where there is one.
+    """
 
     kind: Literal["sequence"] = "sequence"
     source: str = "history"
     length: int = pydantic.Field(50, ge=1)
     pooling: Literal["mean", "sum"] = "mean"
     min_count: int = pydantic.Field(1, ge=1)
+    embedding: Embedding | None = None
 
 
 class Numeric(Base):
@@ -116,6 +152,7 @@ class Crossed(Base):
     source: str = ""
     of: tuple[str, ...] = pydantic.Field(min_length=2)
     buckets: int = pydantic.Field(10_000, ge=1)
+    embedding: Embedding | None = None
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import psutil
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
@@ -57,7 +58,8 @@ class Embeddings(nn.Module):
     inputs: the sparse features. width: D. init: "uniform" draws from U(-1/sqrt(rows), 1/sqrt(rows)) (Naumov et al. 2019, the
     reference code of DLRM), "normal" from N(0, std^2); rows are the feature's, also where its tables are smaller, and a remainder table
     that multiplies starts as 1 plus such a draw. Cost: rows x D floats a table, and as much again (Adagrad) or one float a row
-    (row-wise Adagrad) for the optimiser. Errors: ConfigError where features disagree about a shared table.
+    (row-wise Adagrad) for the optimiser. device: None is torch's default device. Errors: ConfigError where features disagree about a
+    shared table, or the tables are larger than the machine's memory.
     """
 
     _limits: Tensor  # rows of each feature, in the order of `_features`
@@ -71,9 +73,10 @@ class Embeddings(nn.Module):
         training: Training,
         init: Literal["uniform", "normal"] = "uniform",
         std: float = 1e-4,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
     ) -> None:
         super().__init__()
+        device = torch.get_default_device() if device is None else torch.device(device)
         if width < 1:
             raise ConfigError(f"embedding width: expected at least 1, got {width}")
         self.inputs = inputs
@@ -119,7 +122,8 @@ class Embeddings(nn.Module):
         self.collection: Any = None  # TorchRec is untyped
         self._flat: tuple[Any, list[Flat], Tensor] | None = None
         if self.configs:
-            self.rebuild(torch.device(device))
+            _check_memory(self, device)
+            self.rebuild(device)
             with torch.no_grad():
                 for table, weight in self.tables().items():
                     feature, part = by_table[table][0].feature, by_table[table][0].part
@@ -352,6 +356,30 @@ class Embeddings(nn.Module):
 def collection_name(table: str) -> str:
     """The name that the collection gives a table. Tables are named after columns (`item.genres`), modules may hold no dot."""
     return table.replace(".", "/")
+
+
+def table_bytes(rows: int, width: int, training: Training) -> int:
+    """Bytes of a table with the state of its optimiser: for the fused rules, and on the dense path with its gradient."""
+    kind = training.dense if training.sparse == "dense" else training.sparse
+    gradient = rows * width if training.sparse == "dense" else 0
+    state = {"rowwise_adagrad": rows, "adagrad": rows * width, "adam": 2 * rows * width, "adamw": 2 * rows * width}.get(kind, 0)
+    return 4 * (rows * width + gradient + state)
+
+
+def _check_memory(embeddings: Embeddings, device: torch.device) -> None:
+    """ConfigError, before anything is allocated, where the tables do not fit into the machine's memory."""
+    if device.type != "cpu":
+        return
+    training, widths = embeddings.training_settings, embeddings.table_widths
+    needed = {table: table_bytes(rows, widths[table], training) for table, rows in embeddings.table_rows.items()}
+    there = psutil.virtual_memory().total
+    if sum(needed.values()) > there:
+        largest = max(needed, key=lambda table: needed[table])
+        raise ConfigError(
+            f"the embedding tables need {sum(needed.values()) / 2**30:.1f} GiB and this machine has {there / 2**30:.1f}; the largest is "
+            f"{largest!r}, {embeddings.table_rows[largest]:,} rows x {widths[largest]}: give it fewer `buckets`, a higher `min_count`, "
+            'or `embedding = {kind = "qr"}`'
+        )
 
 
 def _smallest(flat: Flat) -> torch.dtype:

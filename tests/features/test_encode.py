@@ -15,7 +15,7 @@ from palate.features.encode import Encoded, Encoder
 from palate.features.fit import fit_stream
 from palate.features.history import History
 from palate.features.spec import Bag, Base, Categorical, Counter, Crossed, FeatureSet, Numeric, Sequence, Vector
-from palate.types import NOBODY, ConfigError, DataError, Log, Queries, Ragged, Request, SparseInput, State
+from palate.types import NOBODY, Compressed, ConfigError, DataError, Log, Queries, Ragged, Request, SparseInput, State
 
 SECOND = 1_000_000
 
@@ -327,3 +327,21 @@ def test_the_future_changes_nothing(log_of: Callable[..., Log], rows: list[tuple
         encoder.encode(encoder.history.before(at), np.zeros(1, dtype=np.int64), items),
         cut.encode(cut.history.before(at), np.zeros(1, dtype=np.int64), items),
     )
+
+
+def test_compressed_tables_are_declared_once_for_all_who_share_them(films: Log) -> None:
+    small = {"kind": "qr", "collisions": 3, "operation": "add", "threshold": 0}
+    tables = [{"kind": "categorical", "source": "item", "embedding": small}, {"kind": "sequence", "length": 5}]
+    tables += [{"kind": "crossed", "of": ["user", "item.year", "context.device"], "embedding": {"kind": "bloom", "rows": 50}}]
+    encoder = Encoder.fit(FeatureSet.of(tables), films, History.of(films))
+    item, history, crossed = encoder.inputs().sparse
+    assert item.embedding == history.embedding == Compressed("qr", collisions=3, operation="add", threshold=0)
+    assert crossed.embedding == Compressed("bloom", rows=50, hashes=2)
+    tables[1]["embedding"] = {"kind": "bloom"}
+    with pytest.raises(ConfigError, match="it shares the table of 'item'; set `embedding` there"):
+        Encoder.fit(FeatureSet.of(tables), films, History.of(films))
+
+
+def test_crossing_lists_is_an_error(films: Log) -> None:
+    with pytest.raises(ConfigError, match="holds lists"):
+        Encoder.fit(FeatureSet.of([{"kind": "crossed", "of": ["user", "item.genres"]}]), films, History.of(films))

@@ -101,6 +101,8 @@ def test_from_the_tables_of_a_recipe_and_back() -> None:
         ({"kind": "numeric", "source": "itme.year"}, "expected user, item, history"),
         ({"kind": "numeric", "source": "context"}, "expected user, item, history"),
         ({"kind": "crossed", "of": ["user.age"]}, "features.0.of"),
+        ({"kind": "categorical", "source": "item", "embedding": {"kind": "qr", "collision": 4}}, "no such key; did you mean `collisions`?"),
+        ({"kind": "bag", "source": "item.genres", "embedding": {"kind": "hash"}}, "features.0.embedding"),
         ({"kind": "crossed", "of": ["user.age", "history"]}, "single-valued"),
         ({"kind": "counter", "of": "affinity"}, "a list column"),
         ({"kind": "counter", "of": "affinity", "source": "user.tags"}, "a column of the items"),
