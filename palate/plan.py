@@ -163,7 +163,7 @@ def _of_funnel(recipe: recipes.Recipe, retrievers: Any, ranker: Any, log: Log) -
     if isinstance(ranker, NeuralRanker):
         own = Encoder.fit(recipes.features(recipe, log) or FeatureSet.derive(log), log, history).inputs()
         said = [f"{retriever.name}.{what}" for retriever in retrievers for what in ("score", "rank")]
-        tasks = tuple(str(task["name"]) for task in recipe.model_dump().get("tasks", ()) or ()) or own.tasks
+        tasks = tuple(task.name for task in ranker.config.tasks) or own.tasks
         yield _of_ranker(ranker, Inputs((*own.dense, *said, *(f"{name}.has" for name in said)), own.sparse, tasks), None)
 
 
