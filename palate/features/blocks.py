@@ -80,11 +80,8 @@ class BlockLoader(Loader):
         block: int = BLOCK,
         window: int = WINDOW,
     ) -> None:
-        def make(rows: Longs) -> Batch:
-            raise NotImplementedError  # batches are cut from windows, see `_here`
-
-        super().__init__(size, make, batch_size, seed=seed, shuffle=shuffle, shard=shard, drop_last=drop_last, prefetch=prefetch)
-        self._read, self._collate, self._block, self._window = read, collate, block, window
+        super().__init__(size, collate, batch_size, seed=seed, shuffle=shuffle, shard=shard, drop_last=drop_last, prefetch=prefetch)
+        self._read, self._block, self._window = read, block, window
 
     def rows(self, epoch: int, batch: int) -> Longs:
         """The row numbers of one batch of this shard."""
@@ -105,7 +102,7 @@ class BlockLoader(Loader):
                     held[window] = self._mixed(order, window)
                 parts.append({name: array[first:end] for name, array in held[window].items()})
             arrays = parts[0] if len(parts) == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            yield self._collate({name: array[self._rank :: self._world] for name, array in arrays.items()} if self._world > 1 else arrays)
+            yield self._make({name: array[self._rank :: self._world] for name, array in arrays.items()} if self._world > 1 else arrays)
 
     def _mixed(self, order: BlockOrder, window: int) -> Arrays:
         blocks = [self._read(*block) for block in order.ranges(window)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Loader:
     def __init__(
         self,
         size: int,
-        make: Callable[[Longs], Batch],
+        make: Callable[[Any], Batch],
         batch_size: int,
         *,
         seed: int = 0,
