@@ -30,6 +30,7 @@ class MLP(nn.Module):
     deep feedforward neural networks", normal form of eq. 16). The last, linear layer runs in float32 even under autocast:
     bfloat16 has 8 bits of precision, too few for a logit. `width_out` is the width of the result.
 
+    >>> import torch
     >>> MLP(3, [8, 4], out=1)(torch.zeros(2, 3)).shape
     torch.Size([2, 1])
     """
