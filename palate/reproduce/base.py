@@ -20,6 +20,7 @@ from palate.types import ConfigError
 from palate.versions import versions
 
 Figures = Mapping[str, float]
+PROTOCOLS = ("clicks", "command")  # modules of this room that hold no table; they bring torch
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ class Done:
 def tables() -> dict[str, Table]:
     """Every table of this room: each module that holds a TABLE."""
     names = sorted(entry.name[:-3] for entry in files("palate.reproduce").iterdir() if entry.name.endswith(".py"))
-    found = [getattr(import_module(f"palate.reproduce.{name}"), "TABLE", None) for name in names if name != "__init__"]
+    modules = [name for name in names if name not in ("__init__", *PROTOCOLS)]
+    found = [getattr(import_module(f"palate.reproduce.{name}"), "TABLE", None) for name in modules]
     return {table.name: table for table in found if isinstance(table, Table)}
 
 

@@ -11,7 +11,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as RichTable
 
-from palate.reproduce import clicks
 from palate.reproduce.base import Done, Entry, Table, cells, environment, headings, markdown, summary, table_of, tables
 from palate.types import PalateError
 
@@ -94,6 +93,8 @@ def reproduce(
     entries = table.chosen(keys)
     if bf16:
         entries = tuple(replace(e, settings={**e.settings, "train": {**e.settings.get("train", {}), "bf16": True}}) for e in entries)
+    from palate.reproduce import clicks  # brings torch, which the list of tables does not need
+
     console = Console(stderr=True, highlight=False, quiet=quiet)
     folder = clicks.find(table, data, quiet=quiet)
     home = out / (name if data is None else f"{name}-{data.resolve().name}")

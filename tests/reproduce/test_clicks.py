@@ -164,7 +164,7 @@ def test_runs_are_kept_and_not_repeated(tmp_path: Path) -> None:
     assert again.rows == done.rows
     text = (out / "frappe-x1-world" / "table.md").read_text()
     assert "| FM |" in text
-    assert "Seeds 0, 1." in text
+    assert "Seeds 0, 1; float32." in text
 
 
 def test_the_command(tmp_path: Path) -> None:
