@@ -38,7 +38,7 @@ from palate.metrics import pointwise
 from palate.rank.neural import NeuralRanker
 from palate.reproduce import clicks, frappe_x1
 from palate.train.trainer import Trainer
-from palate.types import Floats, Inputs, Run, SparseInput
+from palate.types import Floats, Run
 from palate.versions import versions
 
 DEPTHS = (1, 2, 4, 8)
@@ -69,10 +69,8 @@ def planted(args: argparse.Namespace) -> Data:
 
 
 def rows_of(part: PlantedClicks) -> Rows:
-    """Ids move up by one: row 0 of a table is PAD, which has no vector."""
-    inputs = part.inputs
-    sparse = tuple(SparseInput(feature.name, feature.table, feature.rows + 1, "sum") for feature in inputs.sparse)
-    return Rows.of(Inputs(inputs.dense, sparse, inputs.tasks), part.dense, part.ids + 1, part.labels)
+    """A stream as a table."""
+    return Rows.of(part.inputs, part.dense, part.ids, part.labels)
 
 
 def frappe(args: argparse.Namespace) -> Data:
