@@ -201,6 +201,9 @@ class Embeddings(nn.Module):
         batch = sparse.stride()
         if self.collection is None:
             return torch.zeros(batch, 0, self.width, device=sparse.device())
+        if sparse.device().type == "meta":  # ids without values: there is nothing to look up, only a shape to tell
+            self._arranged(sparse)
+            return torch.empty(batch, len(self.names), self.width, device="meta")
         flat = self._flat is not None and self._flat[0] is self.collection and sparse.device().type == "cpu"
         if flat and bool((sparse.lengths() == 1).all()):
             return self._of_one_each(sparse, batch)
