@@ -75,7 +75,9 @@ def update(flat: Flat, ids: Tensor, bags: Tensor | None, gradient: Tensor, rate:
         order = torch.repeat_interleave(torch.diff(bags))[order]
     summed = functional.embedding_bag(order, gradient, begins, mode="sum")
     place = torch.searchsorted(rows, flat.starts).clamp_(max=len(rows) - 1)
-    summed.index_fill_(0, place[rows[place] == flat.starts], 0.0)
+    padding = rows[place] == flat.starts
+    if bool(padding.any()):
+        summed.index_fill_(0, place[padding], 0.0)
     if flat.momentum is not None:
         squares = summed.square()
         momentum = flat.momentum.index_select(0, rows).add_(squares.mean(1) if flat.rule == "rowwise_adagrad" else squares)

@@ -63,9 +63,12 @@ class Optimizers:
             for group in self.dense.param_groups:
                 group["lr"] = self._rate(self.training.lr, factor)
         for module in self.fused.values():
-            for group in module.optimizer().param_groups:
-                group["lr"] = self._rate(self.training.sparse_lr, factor)
-            module.optimizer().step()  # hands the rate to the kernel; fused optimisers do nothing else here
+            optimizer, rate = module.optimizer(), self._rate(self.training.sparse_lr, factor)
+            groups = optimizer.param_groups
+            if any(group["lr"] != rate for group in groups):
+                for group in groups:
+                    group["lr"] = rate
+                optimizer.step()  # hands the rate to the kernel; fused optimisers do nothing else here
 
     @property
     def rate(self) -> float:
