@@ -124,6 +124,8 @@ def test_doctor(tmp_path: Path) -> None:
     assert {"torch", "torchrec", "fbgemm", "bf16", "memory", "GPU"} <= {check["name"] for check in report["checks"]}
 
 
-@pytest.mark.parametrize("command", ["demo", "train", "evaluate", "recommend", "validate", "recipe", "generate", "generate-clicks", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "train", "evaluate", "recommend", "validate", "recipe", "generate", "generate-clicks", "doctor"]
+)
 def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
     assert "Example" in palate(command, "--help", cwd=tmp_path).stdout
