@@ -125,7 +125,8 @@ def test_doctor(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "train", "evaluate", "recommend", "validate", "recipe", "generate", "generate-clicks", "doctor"]
+    "command",
+    ["demo", "train", "evaluate", "recommend", "validate", "recipe", "prepare", "reproduce", "generate", "generate-clicks", "doctor"],
 )
 def test_every_command_has_help_with_an_example(command: str, tmp_path: Path) -> None:
     assert "Example" in palate(command, "--help", cwd=tmp_path).stdout
