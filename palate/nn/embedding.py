@@ -234,7 +234,8 @@ class Embeddings(nn.Module):
         if keys != wanted:
             ids = ids[self._places(keys, wanted)]
         limits = self._limits[self._to_names] if self._whole else self._limits
-        if bool(((ids.amin(1) < 0) | (ids.amax(1) >= limits)).any()) if batch else False:
+        least, most = torch.aminmax(ids, dim=1) if batch else (limits, limits - 1)
+        if bool(((least < 0) | (most >= limits)).any()):
             self._refuse(ids.long().reshape(-1), torch.full((len(wanted),), batch), wanted, limits)
         if self._whole:  # any order will do for one flat table, so take the one that is wanted
             return self._rows(flats[0], ids, starts[self._to_names])
