@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors import SafetensorError
 
+from palate import plan
 from palate import recipe as recipes
 from palate.data import shards
 from palate.features.rows import Rows
@@ -98,6 +99,7 @@ def train(recipe: recipes.Recipe, out: Path, *, quiet: bool, resume: bool = Fals
     assert recipe.data.rows is not None
     folder = recipe.data.rows
     ranker = recipes.click_ranker(recipe)
+    plan.of(recipe).check()
     rows = {split: Rows.open(folder, split) for split in ("train", *HELD_OUT)}
     work = out.absolute().parent / f"{out.name}.run"
     run = Run(recipe.run.seed, recipe.run.device, work, quiet, Trainer().fit, resume)

@@ -26,7 +26,8 @@ ORDER: list[tuple[str, ...]] = [
     ("evaluate", "report", "feedback", "reproduce"),
     ("serve",),
     ("recommender", "recipe"),
-    ("job", "click_job", "plan"),
+    ("plan",),
+    ("job", "click_job"),
     ("testing", "cli", "demo", "doctor"),
 ]
 # Rooms on one line that do see each other, and why.
@@ -49,6 +50,8 @@ WITHOUT_TORCH = (
     "palate.data.sources.movielens",
     "palate.data.sources.planted",
     "palate.data.sources.formats",
+    "palate.data.sources.clicks",
+    "palate.data.sources.dlrm_data",
     "palate.data.prepare",
     "palate.features.history",
     "palate.features.encode",

@@ -135,6 +135,16 @@ def test_a_recipe_needs_a_ranker_and_a_funnel_needs_a_retriever() -> None:
         click_job.train(recipes.parse({"data": {"rows": "nowhere"}, "rank": {"use": "lr"}}), Path("bundle"), quiet=True)
 
 
+def test_what_memory_cannot_hold_is_refused_before_training(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Machine:
+        total = 1000
+
+    monkeypatch.setattr("psutil.virtual_memory", Machine)
+    with pytest.raises(ConfigError, match=r"^lr\.train\.batch_size: a batch of 128 rows takes about .*; \d+ would fit"):
+        click_job.train(recipes.load(str(prepared / "my.toml"), []), tmp_path / "bundle", quiet=True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_log_is_one_line(prepared: Path) -> None:
     (prepared / "bad.csv").write_text("click,price,site,ad\n" + "maybe,1,a,2\n" * 9)
     done = palate("prepare", "criteo", "bad.csv", "--out", "bad", cwd=prepared, expect=1)

@@ -146,6 +146,22 @@ class _Fit:
                 self.leave_if(stop)
 
     def one_step(self, batch: Batch) -> dict[str, float]:
+        try:
+            return self._one_step(batch)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one as well
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            raise ConfigError(
+                f"{self.name}.train.batch_size: step {self.now.steps + 1}, a batch of {len(batch):,} rows does not fit into the memory of "
+                f"{self.device}; try {max(1, len(batch) // 2):,}{self._kept()}"
+            ) from None
+
+    def _kept(self) -> str:
+        if self.folder is None or not self.saved:
+            return ""
+        return f"; the checkpoint of step {self.saved} is kept in {self.folder}"
+
+    def _one_step(self, batch: Batch) -> dict[str, float]:
         if self.device.type != "cpu":
             batch = batch.to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.training.bf16):
@@ -155,7 +171,7 @@ class _Fit:
             # Before the backward pass: the fused tables are still whole, and so is the last checkpoint.
             raise PalateError(
                 f"{self.name}: the loss is {values['loss']} at step {self.now.steps + 1} (epoch {self.now.epoch + 1}); "
-                "try a lower lr or sparse_lr, a clip, or look for infinities in the dense features"
+                f"try a lower lr or sparse_lr, a clip, or look for infinities in the dense features{self._kept()}"
             )
         self.optimizers.zero_grad()
         outputs["loss"].backward()  # type: ignore[no-untyped-call]

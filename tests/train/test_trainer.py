@@ -144,6 +144,39 @@ def test_loss_that_is_not_finite() -> None:
         fit(Training(), step=step)
 
 
+def test_what_went_wrong_names_the_last_good_checkpoint(tmp_path: Path) -> None:
+    count = itertools.count(1)
+
+    def step(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        return {"loss": bce(model, batch)["loss"] * (float("nan") if next(count) == 14 else 1.0)}
+
+    with pytest.raises(PalateError, match=rf"the loss is nan at step 14 .*; the checkpoint of step 12 is kept in {tmp_path / 'net'}$"):
+        fit(Training(checkpoint_every=4), step=step, folder=tmp_path)
+    assert checkpoint.newest(tmp_path / "net") is not None
+
+
+def test_a_batch_that_memory_cannot_hold_is_one_line() -> None:
+    count = itertools.count(1)
+
+    def step(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        if next(count) == 3:
+            torch.empty(2**50, dtype=torch.uint8)  # a petabyte: the allocator itself refuses
+        return bce(model, batch)
+
+    with pytest.raises(
+        ConfigError, match=r"^net\.train\.batch_size: step 3, a batch of 64 rows does not fit into the memory of cpu; try 32$"
+    ):
+        fit(Training(), step=step)
+
+
+def test_other_errors_of_a_step_are_not_taken_for_memory() -> None:
+    def step(model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        fit(Training(), step=step)
+
+
 def test_an_empty_loader_is_an_error() -> None:
     class Empty:
         def __len__(self) -> int:
