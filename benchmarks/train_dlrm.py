@@ -4,7 +4,8 @@ python benchmarks/train_dlrm.py --folder /tmp/rows            (2.2 GB of memory 
 python benchmarks/train_dlrm.py --quality --seeds 3           (what bfloat16 costs in AUC, on planted clicks)
 
 26 tables with the cardinalities of Criteo-Kaggle (33.76 million rows) x 16, 13 dense columns, bottom 512-256-64-16, top 512-256-1, dot
-products, batches of 2,048; ids are skewed as 1 / rank and strewn over their tables. Measured in turn, in rounds; each figure is the median over rounds, and so is each ratio:
+products, batches of 2,048; ids are skewed as 1 / rank and strewn over their tables.
+Measured in turn, in rounds; each figure is the median over rounds, and so is each ratio:
 
     dense     the network with constant vectors in the place of the lookups: forward, backward, SGD; batches in memory
     loop      all of `Trainer.fit`: reading and shuffling shards, lookups, forward, backward, updates of tables and network, reporting
