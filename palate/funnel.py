@@ -35,7 +35,7 @@ from palate.rank.calibrate import Calibrator
 from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
 from palate.rerank.base import Reranker
 from palate.rerank.rules import allowed
-from palate.retrieve.base import Retriever
+from palate.retrieve.base import Retriever, nothing_wanted
 from palate.retrieve.merge import merge
 from palate.types import (
     NOTHING,
@@ -108,8 +108,7 @@ class Funnel:
         """Fits every stage on the log. Cost: each retriever twice if there is a ranker, once if not."""
         positives = log.positives()
         if not len(positives):
-            kinds = ", ".join(log.events["kind"].cast(pl.String).unique().sort())
-            raise SplitError(f"{log.name}: no event counts as wanted; say which kinds do with `positive` (the log has {kinds})")
+            raise SplitError(nothing_wanted(log))
         self.curves = {}
         self._know(log)
         steps = Steps((2 * len(self.retrievers) + 2) if self.ranker else len(self.retrievers), quiet=run.quiet)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 import numpy as np
+import polars as pl
 import pydantic
 from scipy import sparse
 
 from palate import config
-from palate.types import Candidates, Ints, Log, Queries, Ragged, Run
+from palate.config import unknown_key
+from palate.types import Candidates, ConfigError, DataError, Floats, Ints, Log, Queries, Ragged, Run
+
+DAY = 86_400_000_000
+"""Microseconds."""
 
 
 class Retriever(config.Component, ABC):
     """Candidate generation. Three families share this face: vectors, item to item, scorers.
 
-    `fit` learns from the events that say "wanted" (`log.positives()`). `retrieve` never returns an item that is in
-    `queries.blocked` or outside `queries.allowed`, never an item twice, and fills the end of a short list with NOTHING.
+    `fit` learns from the events that say "wanted" (`wanted(log)`: DataError where there is none). `retrieve` never returns an item that
+    is in `queries.blocked` or outside `queries.allowed`, never an item twice, and fills the end of a short list with NOTHING.
+    A query that a retriever does not serve (see `serves_new_users`) gets an empty list, for others to fill.
     """
 
     class Config(config.Config):
@@ -36,6 +43,26 @@ class Retriever(config.Component, ABC):
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         """The K best items of each query: Candidates [B, K], scores falling."""
 
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        """What the retriever says of given items [B, K]: float32 [B, K], the very scores of `retrieve`.
+
+        -inf where it has no evidence, and where the item is NOTHING. `queries.blocked` and `queries.allowed` are not looked at.
+        """
+        raise ConfigError(f"{self.name}: cannot score given items")
+
+    @property
+    def serves_new_users(self) -> frozenset[str]:
+        """How somebody the log never saw may be served: `history`, from the items that the query brings; `context`, without any.
+
+        Once fitted this is what it does: without `history` an unknown user's list is empty, without `context` that of an empty history.
+        """
+        return frozenset({"history"})
+
+    @property
+    def serves_new_items(self) -> bool:
+        """Whether it may bring an item without any event in the log, told by the item's features alone."""
+        return False
+
     def because(self, queries: Queries, items: Ints) -> Ints | None:
         """For each item [B, K], the item of the query's history that speaks most for it (NOTHING if none does).
 
@@ -44,9 +71,80 @@ class Retriever(config.Component, ABC):
         return None
 
 
+class EventWeights(config.Config):
+    """Settings of a retriever that can weigh the events it learns from; a parent of its Config beside `Retriever.Config`.
+
+    event_weights: what an event of each kind weighs; kinds left out do not count (None: the log's positive kinds, 1 each).
+        An event of a positive kind counts only if it passes the log's `positive_value`.
+    half_life_days: an event of age a, counted from the newest that counts, weighs 2^(-a / half_life_days) times that (None: no decay).
+    repeats: what a pair of user and item weighs that occurs more than once: its `largest` event or the `sum` of them.
+    """
+
+    event_weights: Mapping[str, Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]] | None = None
+    half_life_days: float | None = pydantic.Field(None, gt=0)
+    repeats: Literal["largest", "sum"] = "largest"
+
+
+def wanted(log: Log) -> Log:
+    """`log.positives()`, of which there must be some: DataError otherwise, the same for all retrievers."""
+    positives = log.positives()
+    if not len(positives):
+        raise DataError(nothing_wanted(log))
+    return positives
+
+
+def nothing_wanted(log: Log) -> str:
+    """The sentence for a log of which nothing can be learnt."""
+    kinds = ", ".join(log.events["kind"].cast(pl.String).unique().sort()) or "no events at all"
+    return f"{log.name}: no event counts as wanted; say which kinds do with `positive` (the log has {kinds})"
+
+
+def weighted_interactions(log: Log, config: EventWeights) -> sparse.csr_matrix:
+    """Users by items, from the events that count, as `config` weighs them. float32 [U, N], entries above 0.
+
+    With none of its settings given: `interactions(log)`, all ones. Raises ConfigError for a kind that the log does not have, DataError
+    where no event counts. Cost: O(E).
+    """
+    if config.event_weights is None:
+        events = wanted(log)
+        weights = np.ones(len(events))
+    else:
+        kinds = log.events["kind"].cast(pl.String)
+        for kind in config.event_weights:
+            if kind not in set(_kinds(log)):
+                raise ConfigError(f"event_weights.{kind}: {unknown_key(kind, _kinds(log))}")
+        weights = kinds.replace_strict(dict(config.event_weights), default=0.0, return_dtype=pl.Float64).to_numpy().copy()
+        if log.positive_value is not None:
+            low = kinds.is_in(list(log.positive)) & ~(log.events["value"].fill_null(-np.inf) >= log.positive_value)
+            weights[low.to_numpy()] = 0.0
+        events, weights = log.where(weights > 0), weights[weights > 0]
+        if not len(events):
+            named = ", ".join(config.event_weights) or "no kind"
+            raise DataError(f"{log.name}: no event has a weight above 0; event_weights names {named}")
+    if config.half_life_days is not None:
+        weights = weights * np.exp2((events.times - events.times.max()) / (DAY * config.half_life_days))
+    # Oldest events may have faded to nothing in float32; the entry stays, as small as can be.
+    data = np.maximum(weights, np.finfo(np.float32).tiny).astype(np.float32)
+    if config.repeats == "sum":
+        return sparse.coo_matrix((data, (events.user_codes, events.item_codes)), shape=(log.n_users, log.n_items)).tocsr()
+    order = np.lexsort((-data, events.item_codes, events.user_codes))
+    users, items, data = events.user_codes[order], events.item_codes[order], data[order]
+    first = np.ones(len(users), dtype=bool)
+    first[1:] = (users[1:] != users[:-1]) | (items[1:] != items[:-1])
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(users[first], minlength=log.n_users))])
+    return sparse.csr_matrix((data[first], items[first], indptr), shape=(log.n_users, log.n_items))
+
+
+def _kinds(log: Log) -> list[str]:
+    """Kinds of the log as it was read: a part of it (before a cut) knows those that only occur later."""
+    dtype = log.events["kind"].dtype
+    known = dtype.categories if isinstance(dtype, pl.Enum) else log.events["kind"].unique()
+    return sorted(str(kind) for kind in known)
+
+
 def interactions(log: Log, *, binary: bool = True) -> sparse.csr_matrix:
     """Users by items, from the positive events. float32 [U, N]; a pair that occurs twice counts once if `binary`."""
-    positives = log.positives()
+    positives = wanted(log)
     shape = (log.n_users, log.n_items)
     ones = np.ones(len(positives), dtype=np.float32)
     matrix = sparse.csr_matrix((ones, (positives.user_codes, positives.item_codes)), shape=shape)

@@ -25,7 +25,7 @@ from scipy.linalg import lapack
 
 from palate.retrieve.base import Retriever, interactions
 from palate.retrieve.gram import gram
-from palate.retrieve.topk import answer, query_matrix, strongest
+from palate.retrieve.topk import answer, query_matrix, score_given, strongest
 from palate.types import Candidates, ConfigError, Floats, Ints, Log, Queries, Run, State
 
 
@@ -87,6 +87,9 @@ class EASE(Retriever):
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         return answer(self._score, queries, self.n_items, k, self.name)
+
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        return score_given(self._score, queries, self.n_items, items)
 
     def _score(self, queries: Queries) -> Floats:
         """float32 [b, N]."""

@@ -25,9 +25,9 @@ import numpy as np
 import pydantic
 from scipy import sparse
 
-from palate.retrieve.base import Retriever, interactions
+from palate.retrieve.base import Retriever, interactions, wanted
 from palate.retrieve.gram import sparse_gram_blocks
-from palate.retrieve.topk import BLOCK, answer, query_matrix, strongest
+from palate.retrieve.topk import BLOCK, answer, query_matrix, score_given, strongest
 from palate.types import Candidates, Floats, Ints, Log, Queries, Run, State
 
 _K1, _B = 1.2, 0.75
@@ -74,6 +74,9 @@ class ItemKNN(Retriever):
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         return answer(self._score, queries, self.neighbours.shape[0], k, self.name)
+
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        return score_given(self._score, queries, self.neighbours.shape[0], items)
 
     def _score(self, queries: Queries) -> Floats:
         scores = (self._known(queries) @ self.neighbours).toarray()
@@ -151,10 +154,7 @@ def _weighted(x: sparse.csr_matrix, n: Floats, config: ItemKNN.Config) -> tuple[
 
 def _transitions(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, sparse.csr_matrix]]:
     """Blocks of rows of the similarity by what came next."""
-    positives = log.positives()
-    if not len(positives):
-        yield 0, sparse.csr_matrix((log.n_items, log.n_items), dtype=np.float32)
-        return
+    positives = wanted(log)
     order = np.argsort(positives.user_codes, kind="stable")
     users, items = positives.user_codes[order], positives.item_codes[order]
     n = np.bincount(items, minlength=log.n_items).astype(np.float32)

@@ -12,12 +12,9 @@ from typing import Literal, Self
 import numpy as np
 import pydantic
 
-from palate.retrieve.base import Retriever
+from palate.retrieve.base import DAY, Retriever, wanted
 from palate.retrieve.topk import answer
-from palate.types import Candidates, Floats, Log, Queries, Run, State
-
-DAY = 86_400_000_000
-"""Microseconds."""
+from palate.types import NOTHING, Candidates, Floats, Ints, Log, Queries, Run, State
 
 
 class Popular(Retriever):
@@ -41,9 +38,9 @@ class Popular(Retriever):
     """float32 [N]."""
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
-        positives = log.positives()
+        positives = wanted(log)
         weights = np.ones(len(positives))
-        if self.config.by == "recent" and len(positives):
+        if self.config.by == "recent":
             age = (positives.times.max() - positives.times) / DAY
             if self.config.half_life_days is not None:
                 weights *= np.exp2(-age / self.config.half_life_days)
@@ -53,8 +50,18 @@ class Popular(Retriever):
         return self
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
-        row = np.where(self.counts > 0, self.counts, -np.inf).astype(np.float32)
+        row = self._scores()
         return answer(lambda part: np.tile(row, (len(part), 1)), queries, len(row), k, self.name)
+
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        return np.where(items == NOTHING, -np.inf, self._scores()[items]).astype(np.float32)
+
+    def _scores(self) -> Floats:
+        return np.where(self.counts > 0, self.counts, -np.inf).astype(np.float32)
+
+    @property
+    def serves_new_users(self) -> frozenset[str]:
+        return frozenset({"history", "context"})
 
     def state(self) -> State:
         return State(arrays={"counts": self.counts})

@@ -37,6 +37,34 @@ def answer(score: Callable[[Queries], Floats], queries: Queries, n_items: int, k
     return Candidates.of(items, scores, source)
 
 
+def score_given(score: Callable[[Queries], Floats], queries: Queries, n_items: int, items: Ints) -> Floats:
+    """What the scorer of `answer` says of given items [B, K]: float32 [B, K], -inf where the item is NOTHING; no masks.
+
+    Cost: the scorer's for every item, in blocks, so that memory is O(`BLOCK`).
+    """
+    given = np.full(items.shape, -np.inf, dtype=np.float32)
+    size = max(1, BLOCK // max(n_items, 1))
+    for start in range(0, len(queries) if items.size else 0, size):
+        rows = items[start : start + size]
+        there = np.take_along_axis(score(queries[start : start + size]), np.maximum(rows, 0), 1)
+        given[start : start + size] = np.where(rows == NOTHING, -np.inf, there)
+    return given
+
+
+def inner_products(queries: Floats, vectors: Floats, items: Ints) -> Floats:
+    """Inner products of each query's vector with those of given items: float32 [B, K], -inf where the item is NOTHING.
+
+    queries: [B, D]. vectors: [N, D], row i for item code i. items: [B, K]. Cost: O(B K D); memory O(`BLOCK`).
+    """
+    given = np.full(items.shape, -np.inf, dtype=np.float32)
+    size = max(1, BLOCK // max(items.shape[1] * vectors.shape[1], 1))
+    for start in range(0, len(items) if items.size else 0, size):
+        rows = items[start : start + size]
+        there = np.einsum("bd,bkd->bk", queries[start : start + size], vectors[np.maximum(rows, 0)])
+        given[start : start + size] = np.where(rows == NOTHING, -np.inf, there)
+    return given
+
+
 def mask(scores: Floats, queries: Queries) -> Floats:
     """-inf, in place, where the query must not be given the item. scores: [b, N]."""
     scores[queries.blocked.rows, queries.blocked.values] = -np.inf

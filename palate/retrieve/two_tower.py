@@ -35,9 +35,9 @@ from palate.features.vocab import OOV
 from palate.losses import in_batch_softmax, sampled_softmax
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP
-from palate.retrieve.base import Retriever
+from palate.retrieve.base import Retriever, wanted
 from palate.retrieve.index import ExactIndex
-from palate.retrieve.topk import query_matrix, strongest
+from palate.retrieve.topk import inner_products, query_matrix, strongest
 from palate.types import Batch, Candidates, ConfigError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, Run, State
 
 ROWS = 4096
@@ -91,7 +91,7 @@ class TwoTower(Retriever):
         """Cost: for each positive event and epoch, one query tower, 1 + n_negatives / batch_size item towers, and a row of scores."""
         if run.train is None:
             raise ConfigError(f"{self.name}: a network needs a training engine; give run=Run(train=Trainer())")
-        positives, history = log.positives(), History.of(log)
+        positives, history = wanted(log), History.of(log)
         encoder = Encoder.fit(self._features(log), log, history)
         examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed)
         loader = Loader(len(positives), examples, self.config.train.batch_size, seed=run.seed)
@@ -148,6 +148,17 @@ class TwoTower(Retriever):
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         """Exact search. Cost: O(B N D)."""
         return self.index.retrieve(self.encode_queries(queries), queries, k, self.name)
+
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        return inner_products(self.encode_queries(queries), self.index.vectors, items)
+
+    @property
+    def serves_new_users(self) -> frozenset[str]:
+        return frozenset({"history", "context"})
+
+    @property
+    def serves_new_items(self) -> bool:
+        return True
 
     def because(self, queries: Queries, items: Ints) -> Ints:
         """The history item whose vector is nearest to the item's."""

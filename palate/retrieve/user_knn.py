@@ -17,7 +17,7 @@ import pydantic
 from scipy import sparse
 
 from palate.retrieve.base import Retriever, interactions
-from palate.retrieve.topk import BLOCK, answer, query_matrix, strongest, top_k
+from palate.retrieve.topk import BLOCK, answer, query_matrix, score_given, strongest, top_k
 from palate.types import NOBODY, NOTHING, Candidates, Floats, Ints, Log, Queries, Run, State
 
 
@@ -58,6 +58,9 @@ class UserKNN(Retriever):
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         return answer(self._score, queries, self.matrix.shape[1], k, self.name)
+
+    def score(self, queries: Queries, items: Ints) -> Floats:
+        return score_given(self._score, queries, self.matrix.shape[1], items)
 
     def _score(self, queries: Queries) -> Floats:
         scores = (self._near(queries) @ self.matrix).toarray()

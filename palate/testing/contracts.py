@@ -23,7 +23,7 @@ import pytest
 from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
 from palate.retrieve.popular import Popular
-from palate.types import NOBODY, NOTHING, Candidates, ConfigError, Log, Queries, Ragged, Run, State
+from palate.types import NOBODY, NOTHING, Candidates, ConfigError, DataError, Log, Queries, Ragged, Run, State
 
 DAY = 86_400_000_000
 
@@ -66,10 +66,13 @@ def queries_of(
     )
 
 
-def clustered(seed: int = 0, users: int = 120, items: int = 60, clusters: int = 4, events: int = 13) -> tuple[Log, Queries, np.ndarray]:
+def clustered(
+    seed: int = 0, users: int = 120, items: int = 60, clusters: int = 4, events: int = 13, cold: int = 0
+) -> tuple[Log, Queries, np.ndarray]:
     """People who want one kind of item nine times in ten, none twice: the log without their last events, their queries, the last items.
 
-    Item i is of genre `g{i % clusters}`; within a genre low codes are wanted more.
+    Item i is of genre `g{i % clusters}`; within a genre low codes are wanted more. cold: further items, which nobody ever wanted, and as
+    many users, who never wanted anything.
     """
     rng = np.random.default_rng(seed)
     rows: list[list[int]] = []
@@ -80,18 +83,22 @@ def clustered(seed: int = 0, users: int = 120, items: int = 60, clusters: int = 
     pairs = [(user, rows[user][place]) for place in range(events - 1) for user in range(users)]
     table = pl.DataFrame(
         {
-            "item": [f"i{code}" for code in range(items)],
-            "genres": [[f"g{code % clusters}"] + (["common"] if code % 3 == 0 else []) for code in range(items)],
-            "year": [1980 + code % 40 for code in range(items)],
+            "item": [f"i{code}" for code in range(items + cold)],
+            "genres": [[f"g{code % clusters}"] + (["common"] if code % 3 == 0 else []) for code in range(items + cold)],
+            "year": [1980 + code % 40 for code in range(items + cold)],
         }
     )
     queries = queries_of([row[:-1] for row in rows], users=range(users))
-    return log_of(pairs, users, items, table), queries, np.array([row[-1] for row in rows])
+    return log_of(pairs, users + cold, items + cold, table), queries, np.array([row[-1] for row in rows])
+
+
+COLD = 2
+"""Items of the contract's world without any event, the last ones; and as many users."""
 
 
 @cache
 def _world() -> tuple[Log, Queries, np.ndarray]:
-    return clustered()
+    return clustered(cold=COLD)
 
 
 def hit_rate(candidates: Candidates, wanted: np.ndarray, k: int = 10) -> float:
@@ -219,17 +226,50 @@ class RetrieverContract:
         assert (candidates.present.sum(axis=1) <= log.n_items - queries.blocked.lengths).all()
 
     def test_an_unknown_user_is_served_from_the_history(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
-        _, queries, _ = world
-        strangers = replace(queries, users=np.full(len(queries), NOBODY, dtype=np.int32))
-        candidates = fitted.retrieve(strangers, 10)
-        assert_well_formed(candidates, len(queries), 10)
-        assert candidates.present.all()
-        if self.personal:
-            assert len(np.unique(candidates.items, axis=0)) > 1
+        """Or not at all, if `serves_new_users` says so. Somebody in the table of users of whom nothing is known is no less unknown."""
+        log, queries, _ = world
+        for user in (NOBODY, log.n_users - 1):
+            candidates = fitted.retrieve(replace(queries, users=np.full(len(queries), user, dtype=np.int32)), 10)
+            assert_well_formed(candidates, len(queries), 10)
+            if "history" in fitted.serves_new_users:
+                assert candidates.present.all()
+                if self.personal:
+                    assert len(np.unique(candidates.items, axis=0)) > 1
+            else:
+                assert not candidates.present.any()
 
-    def test_an_empty_history(self, fitted: Retriever) -> None:
-        candidates = fitted.retrieve(queries_of([[], []]), 10)
+    def test_an_empty_history(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        assert fitted.serves_new_users <= {"history", "context"}
+        candidates = fitted.retrieve(queries_of([[], []], users=[NOBODY, world[0].n_users - 1]), 10)
         assert_well_formed(candidates, 2, 10)
+        assert candidates.present.any(axis=1).tolist() == ["context" in fitted.serves_new_users] * 2
+
+    def test_items_without_events_come_if_it_says_so(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        cold = np.arange(log.n_items) >= log.n_items - COLD
+        assert fitted.retrieve(replace(queries, allowed=cold), 5).present.any() == fitted.serves_new_items
+
+    def test_score_says_of_given_items_what_retrieve_said(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        log, queries, _ = world
+        candidates = fitted.retrieve(queries, 20)
+        scores = fitted.score(queries, candidates.items)
+        assert (scores.dtype.name, scores.shape) == ("float32", candidates.items.shape)
+        np.testing.assert_allclose(scores, candidates.scores, rtol=self.tolerance, atol=self.tolerance)
+        items = candidates.items[:, ::-1].copy()
+        items[::2, 3:7] = NOTHING
+        expected = np.where(items == NOTHING, -np.inf, candidates.scores[:, ::-1])
+        # masks are for lists: neither moves a score
+        masked = replace(queries, blocked=Ragged.of([range(log.n_items)] * len(queries)), allowed=np.zeros(log.n_items, dtype=bool))
+        for given in (queries, masked):
+            np.testing.assert_allclose(fitted.score(given, items), expected, rtol=self.tolerance, atol=self.tolerance)
+
+    def test_scores_of_nothing_in_particular(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        two = queries_of([[], [0]])
+        assert not np.isnan(fitted.score(two, np.arange(2, dtype=np.int32)[None].repeat(2, 0))).any()
+        assert fitted.score(world[1], np.zeros((len(world[1]), 0), dtype=np.int32)).shape == (len(world[1]), 0)
+        assert fitted.score(queries_of([]), np.zeros((0, 3), dtype=np.int32)).shape == (0, 3)
+        nothing = np.full((len(world[1]), 2), NOTHING, dtype=np.int32)
+        assert np.isneginf(fitted.score(world[1], nothing)).all()
 
     def test_no_queries(self, fitted: Retriever) -> None:
         assert_well_formed(fitted.retrieve(queries_of([]), 10), 0, 10)
@@ -272,6 +312,25 @@ class RetrieverContract:
             told = because[row][because[row] != NOTHING]
             assert np.isin(told, queries.history[row]).all()
         assert (because != NOTHING).mean() > 0.5
+
+    def test_the_same_event_twice_in_the_log_and_in_a_history(self) -> None:
+        log, queries, _ = clustered(users=24, items=20)
+        twice = log.where(np.repeat(np.arange(len(log)), 2))
+        retriever = self.make().fit(twice, self.run())
+        doubled = replace(
+            queries,
+            history=Ragged(queries.history.offsets * 2, np.repeat(queries.history.values, 2)),
+            times=np.repeat(queries.times, 2),
+        )
+        candidates = retriever.retrieve(doubled, 5)
+        assert_well_formed(candidates, len(queries), 5)
+        assert candidates.present.any()
+
+    def test_a_log_of_which_nothing_can_be_learnt_is_one_line(self) -> None:
+        log = clustered(users=8, items=20)[0]
+        for empty in (log.where(np.zeros(len(log), dtype=bool)), replace(log, positive=())):
+            with pytest.raises(DataError, match="by hand: no event counts as wanted; say which kinds do with `positive`"):
+                self.make().fit(empty, self.run())
 
     def test_a_mistyped_key_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="quota"):

@@ -105,7 +105,3 @@ def test_too_little_ridge_is_an_error_that_names_the_key() -> None:
     log = log_of([(user, item) for user in range(3) for item in range(3)] * 2)
     with pytest.raises(ConfigError, match=r"ease\.l2: 1e-30 is too small"):
         EASE(l2=1e-30, form="items").fit(log)
-
-
-def test_an_empty_log_brings_nothing() -> None:
-    assert not EASE().fit(log_of([], 2, 3)).retrieve(queries_of([[0]]), 2).present.any()

@@ -158,8 +158,3 @@ def test_dense_and_sparse_products_agree(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(gram, "_DENSE_GAIN", 1e9)
     assert np.array_equal(gram.gram(x), scattered)
     assert np.array_equal(scattered, (x.T @ x).toarray())
-
-
-def test_an_empty_log_brings_nothing() -> None:
-    for kind in ("cosine", "bm25", "sequential"):
-        assert not ItemKNN(similarity=kind).fit(log_of([], 2, 3)).retrieve(queries_of([[0]]), 2).present.any()

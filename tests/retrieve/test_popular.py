@@ -42,8 +42,3 @@ def test_decay_and_window_by_hand() -> None:
     window = Popular(by="recent", half_life_days=None, window_days=10).fit(log)
     assert window.counts.tolist() == [1, 1, 1]  # ten days old is within, eleven is not
     assert Popular(by="all", window_days=10).fit(log).counts.tolist() == [2, 1, 1]
-
-
-def test_an_empty_log_brings_nothing() -> None:
-    candidates = Popular(by="recent").fit(log_of([], 2, 3)).retrieve(queries_of([[]]), 2)
-    assert not candidates.present.any()

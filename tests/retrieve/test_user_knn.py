@@ -83,7 +83,3 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = knn.retrieve(queries, 10)
     assert np.array_equal(whole.items, parts.items)
     assert np.array_equal(whole.scores, parts.scores)
-
-
-def test_an_empty_log_brings_nothing() -> None:
-    assert not UserKNN().fit(log_of([], 2, 3)).retrieve(queries_of([[0]]), 2).present.any()
