@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -133,3 +135,172 @@ def uncertainty_weighted(losses: Tensor, log_variances: Tensor, squared: Tensor,
     """
     c = torch.where(squared, 0.5, 1.0)
     return ((c * torch.exp(-log_variances) * losses + 0.5 * log_variances) * present).sum()
+
+
+# -- one positive against its negatives --------------------------------------------------------------------------------------------
+#
+# positive: scores [B]. negative: scores [B, S]. hits: bool [B, S], negatives that are none (wanted by this user): left out.
+# Each is a mean over the positives; what happens over the S negatives stands with each loss, and is a mean or sum over those not left out.
+
+
+def bpr(positive: Tensor, negative: Tensor, hits: Tensor | None = None) -> Tensor:
+    """Bayesian personalised ranking: a wanted item ahead of one that is not.
+
+        L = -mean_b mean_s  log sigma(s_b+ - s_bs-)
+
+    Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback", section 4.1 (BPR-OPT without its regulariser).
+    """
+    return _mean_over_negatives(functional.softplus(negative - positive.unsqueeze(1)), hits)
+
+
+def hinge(positive: Tensor, negative: Tensor, margin: float = 1.0, hits: Tensor | None = None) -> Tensor:
+    """The wanted item ahead by a margin, and no further.
+
+        L = mean_b mean_s  max(0, margin - s_b+ + s_bs-)
+
+    Herbrich et al. 2000, "Large margin rank boundaries for ordinal regression"; Joachims 2002, "Optimizing Search Engines using
+    Clickthrough Data", section 4.1.
+    """
+    return _mean_over_negatives((margin - positive.unsqueeze(1) + negative).clamp_min(0.0), hits)
+
+
+def warp(positive: Tensor, negative: Tensor, n_items: int, margin: float = 1.0, hits: Tensor | None = None) -> Tensor:
+    """Weighted approximate-rank pairwise: the first negative within the margin, weighed by how high the positive must rank.
+
+        L = mean_b  Phi(floor((N - 1) / t_b)) max(0, margin - s_b+ + s_b,t_b-),     Phi(k) = sum_{j <= k} 1 / j
+
+    t_b is the place, counted from 1, of the first negative with margin - s+ + s- > 0, which estimates the rank of the positive; where all
+    S are further away, the row adds 0. Weston, Bengio and Usunier 2011, "WSABIE: Scaling Up To Large Vocabulary Image Annotation",
+    equations 3-6. Negatives must be independent uniform draws, in the order drawn. n_items: N. Hits count as not drawn.
+    """
+    gaps = margin - positive.unsqueeze(1) + negative
+    counted = torch.ones_like(gaps, dtype=torch.long) if hits is None else (~hits).long()
+    violating = gaps > 0 if hits is None else (gaps > 0) & ~hits
+    first = violating.long().argmax(1, keepdim=True)  # the first of the largest; 0 where none violates, and then the gap is clamped
+    trials = counted.cumsum(1).gather(1, first).clamp_min(1)
+    rank = (n_items - 1) // trials
+    harmonic = torch.cat((gaps.new_zeros(1), torch.arange(1, n_items + 1, device=gaps.device).to(gaps).reciprocal().cumsum(0)))
+    return (harmonic[rank] * gaps.gather(1, first).clamp_min(0.0) * violating.any(1, keepdim=True)).mean()
+
+
+def logistic(positive: Tensor, negative: Tensor, negative_weight: float = 1.0, hits: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy of a positive and its S negatives, each an example of its own.
+
+        L = mean_b [ log(1 + exp(-s_b+)) + w sum_s log(1 + exp(s_bs-)) ]
+
+    He et al. 2017, "Neural Collaborative Filtering", equation 7; Rendle et al. 2020, "Neural Collaborative Filtering vs. Matrix
+    Factorization Revisited", section 3 (w = 1). With S draws shared by many positives, w = m / S gives each the weight of m.
+    """
+    losses = functional.softplus(negative)
+    if hits is not None:
+        losses = losses.masked_fill(hits, 0.0)
+    return (functional.softplus(-positive) + negative_weight * losses.sum(1)).mean()
+
+
+def cosine_contrastive(positive: Tensor, negative: Tensor, margin: float, negative_weight: float, hits: Tensor | None = None) -> Tensor:
+    """Positives towards cosine 1, negatives below a margin, beyond which they are let alone.
+
+        L = mean_b [ (1 - cos_b+) + w / S sum_s max(0, cos_bs- - m) ]
+
+    Mao et al. 2021, "SimpleX: A Simple and Strong Baseline for Collaborative Filtering", equation 1. positive, negative: cosines.
+    margin: m in [-1, 1). negative_weight: w; the paper finds many hundred negatives, w of some hundred, and m of 0.4 to 0.9 best.
+    """
+    return (1 - positive).mean() + negative_weight * _mean_over_negatives((negative - margin).clamp_min(0.0), hits)
+
+
+def _mean_over_negatives(losses: Tensor, hits: Tensor | None) -> Tensor:
+    """The mean over the rows of the mean over the negatives of each; a row without negatives adds 0."""
+    if hits is None:
+        return losses.mean()
+    kept = (~hits).to(losses.dtype)
+    return ((losses * kept).sum(1) / kept.sum(1).clamp_min(1.0)).mean()
+
+
+# -- all items, in bounded memory --------------------------------------------------------------------------------------------------
+
+CHUNK = 1 << 22
+"""Scores held at once: 16 MB of float32."""
+
+
+def log_partition(queries: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
+    """log sum_j exp(<u_b, v_j> + c_j) of each query over all items: float32 [B], with its exact gradient.
+
+    queries: [B, D]. items: [N, D]. bias: [N]. Memory: `CHUNK` scores beside inputs and gradients, never B x N: the backward pass computes
+    each chunk of scores again (one matrix product more, as Dao et al. 2022, "FlashAttention", section 3.1, do for attention).
+    Products are taken in bfloat16 under autocast, sums always in float32.
+    """
+    total: Tensor = _OverItems.apply(queries, items, bias, True)  # type: ignore[no-untyped-call]
+    return total
+
+
+def softplus_sum(queries: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
+    """sum_j log(1 + exp(<u_b, v_j> + c_j)) of each query over all items: [B], exact, in the memory of `log_partition`.
+
+    What a logistic loss expects of uniform negatives: S draws have S / N of it on average.
+    """
+    total: Tensor = _OverItems.apply(queries, items, bias, False)  # type: ignore[no-untyped-call]
+    return total
+
+
+def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    """Softmax cross-entropy over all items, never holding all scores.
+
+        L = mean_b  [ log sum_j exp(<u_b, v_j> + c_j)  -  (<u_b, v_y> + c_y) ]          y = targets[b]
+
+    queries: [B, D]. items: [N, D]. targets: int [B]. bias: [N]. weights: [B], for a weighted mean. Divide the queries by the temperature.
+    Cost: 3 matrix products of B x N x D. Bridle 1990; Jean et al. 2015 on what it saves to sample instead, "On Using Very Large Target
+    Vocabulary for Neural Machine Translation".
+    """
+    own = (queries.float() * items[targets].float()).sum(1)
+    if bias is not None:
+        own = own + bias[targets]
+    losses = log_partition(queries, items, bias) - own
+    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+
+
+class _OverItems(torch.autograd.Function):
+    """Sums over items of exp (then the logarithm) or of softplus, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, items: Tensor, bias: Tensor | None, exponential: bool) -> Tensor:
+        half = torch.is_autocast_enabled(queries.device.type)
+        ctx.exponential, ctx.dtype = exponential, torch.get_autocast_dtype(queries.device.type) if half else torch.float32
+        total = queries.new_full((len(queries),), -torch.inf if exponential else 0.0, dtype=torch.float32)
+        left = queries.to(ctx.dtype)
+        for start, stop in _chunks(len(queries), len(items)):
+            logits = _logits(left, items, bias, start, stop)
+            if exponential:
+                total = torch.logaddexp(total, logits.logsumexp(1))
+            else:
+                total += functional.softplus(logits).sum(1)
+        ctx.save_for_backward(queries, items, bias, total)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        queries, items, bias, total = ctx.saved_tensors
+        left = queries.to(ctx.dtype)
+        for_queries = torch.zeros_like(queries, dtype=torch.float32)
+        for_items = torch.empty_like(items, dtype=torch.float32)
+        for_bias = None if bias is None else torch.empty_like(bias, dtype=torch.float32)
+        for start, stop in _chunks(len(queries), len(items)):
+            slopes = _logits(left, items, bias, start, stop)
+            slopes = slopes.sub_(total[:, None]).exp_() if ctx.exponential else slopes.sigmoid_()
+            slopes *= gradient[:, None]
+            if for_bias is not None:
+                for_bias[start:stop] = slopes.sum(0)
+            lower = slopes.to(ctx.dtype)
+            for_queries += lower @ items[start:stop].to(ctx.dtype)
+            for_items[start:stop] = lower.t() @ left
+        return for_queries.to(queries.dtype), for_items.to(items.dtype), for_bias, None
+
+
+def _logits(queries: Tensor, items: Tensor, bias: Tensor | None, start: int, stop: int) -> Tensor:
+    logits = (queries @ items[start:stop].to(queries.dtype).t()).float()
+    return logits if bias is None else logits.add_(bias[start:stop])
+
+
+def _chunks(b: int, n: int) -> list[tuple[int, int]]:
+    size = max(1, CHUNK // max(b, 1))
+    return [(start, min(start + size, n)) for start in range(0, n, size)]

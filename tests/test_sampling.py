@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from palate import sampling
+from palate.losses import in_batch_softmax
+from palate.types import ConfigError
 
 ITEMS = np.array([3, 0, 3, 3, 1, 0, 3, 3], dtype=np.int32)  # item 2 never occurs
 
@@ -52,3 +55,161 @@ def test_log_probabilities_of_an_item_never_drawn():
     logs = sampling.log_probabilities(np.array([0.5, 0.0]))
     np.testing.assert_allclose(logs, [np.log(0.5), -np.inf], rtol=1e-6)
     assert logs.dtype == np.float32
+
+
+def test_powered_by_hand() -> None:
+    """Shares 16 : 1 : 0 : 81 to the power 1/2 are 4 : 1 : 0 : 9; to the power 0, alike where there is any."""
+    q = np.array([16, 1, 0, 81]) / 98
+    np.testing.assert_allclose(sampling.powered(q, 0.5), np.array([4, 1, 0, 9]) / 14)
+    np.testing.assert_allclose(sampling.powered(q, 0.0), np.array([1, 1, 0, 1]) / 3)
+    np.testing.assert_allclose(sampling.powered(q, 1.0), q)
+    assert sampling.powered(np.zeros(2), 0.75).tolist() == [0.0, 0.0]
+
+
+def test_draws_follow_the_distribution() -> None:
+    q = np.array([0.5, 0.0, 0.2, 0.3])
+    drawn = sampling.draw(np.cumsum(q), (200, 100), np.random.default_rng(0))
+    assert drawn.shape == (200, 100)
+    assert drawn.dtype == np.int32
+    np.testing.assert_allclose(np.bincount(drawn.ravel(), minlength=4) / drawn.size, q, atol=0.01)
+
+
+# -- a stream ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_streaming_frequency_by_hand() -> None:
+    """Rate 1/4, gaps start at 8. Item 5 is seen at steps 1, 2, 4, twice in the last batch, which is one sighting.
+
+    B: 8 -> 3/4 8 + 1/4 (1 - 0) = 6.25 -> 3/4 6.25 + 1/4 = 4.9375 -> 3/4 4.9375 + 2/4 = 4.203125. Item 2 at step 3: 6 + 3/4 = 6.75.
+    """
+    stream = sampling.StreamingFrequency(8, rate=0.25, start=8.0)
+    for batch in ([5], [5, 0], [2], [5, 5]):
+        stream.update(np.array(batch, dtype=np.int32))
+    np.testing.assert_allclose(1 / stream.probabilities(np.array([5, 2, 7], dtype=np.int32)), [4.203125, 6.75, 8.0])
+    assert stream.last[0].tolist() == [2, 0, 3, 0, 0, 4, 0, 0]
+
+
+def test_streaming_frequency_finds_how_often_and_follows_a_change() -> None:
+    rng = np.random.default_rng(0)
+    stream = sampling.StreamingFrequency(16, rate=0.02, start=4.0)
+    rates = np.array([0.9, 0.5, 0.2, 0.05])
+
+    def pass_by(chances: np.ndarray, steps: int) -> np.ndarray:
+        for _ in range(steps):
+            stream.update(np.flatnonzero(rng.random(4) < chances).astype(np.int32))
+        return stream.probabilities(np.arange(4, dtype=np.int32))
+
+    np.testing.assert_allclose(pass_by(rates, 4000), rates, rtol=0.25)
+    np.testing.assert_allclose(pass_by(rates[::-1], 4000), rates[::-1], rtol=0.25)
+
+
+def test_several_hash_functions_undo_collisions() -> None:
+    """Items 1 and 9 share place 1 of 8 in the first array: alone, the rare one takes the other's frequency."""
+    one, two = (sampling.StreamingFrequency(8, rate=0.05, start=50.0, hashes=hashes) for hashes in (1, 3))
+    apart = [np.unique([row[0] for row in sampling.slots(np.array([code]), 8, 3)]) for code in (1, 9)]
+    assert apart[0].tolist() != apart[1].tolist()
+    for step in range(1000):
+        batch = np.array([1, 9] if step % 50 == 0 else [1], dtype=np.int32)
+        one.update(batch)
+        two.update(batch)
+    rare = np.array([9], dtype=np.int32)
+    assert one.probabilities(rare)[0] > 0.9
+    assert two.probabilities(rare)[0] < 0.05
+    assert two.probabilities(np.array([1], dtype=np.int32))[0] > 0.9
+
+
+def test_the_number_of_hash_functions_is_bounded() -> None:
+    with pytest.raises(ConfigError, match="hashes: expected 1 to 4, got 9"):
+        sampling.slots(np.array([1]), 8, 9)
+
+
+# -- negatives of a row's own ----------------------------------------------------------------------------------------------------------
+
+
+def codes(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int32)
+
+
+def test_shown_not_wanted_by_hand() -> None:
+    """User 0 saw 3, 1, 3, 2 and wanted 1 (later); user 1 saw 1; user 2 nothing."""
+    found = sampling.shown_not_wanted((codes(0, 0, 1, 0, 0), codes(3, 1, 1, 3, 2)), (codes(0, 2), codes(1, 0)), 3, 4)
+    assert [found[user].tolist() for user in range(3)] == [[2, 3], [1], []]
+
+
+def test_draws_of_each_row_come_from_its_own_bag() -> None:
+    bags = sampling.Ragged.of([[4, 5], [], [7]])
+    drawn = sampling.draw_of_each(bags, np.array([2, 1, 0, 0]), 300, np.random.default_rng(0))
+    assert (drawn[0] == 7).all()
+    assert (drawn[1] == -1).all()
+    assert set(drawn[2].tolist()) == {4, 5}
+    assert 0.4 < (drawn[2:] == 4).mean() < 0.6
+    assert (sampling.draw_of_each(sampling.Ragged.of([[], []]), np.array([0, 1]), 2, np.random.default_rng(0)) == -1).all()
+
+
+def test_hardest_by_hand() -> None:
+    """The positive goes first, then the `skip` best; what is missing is NOTHING."""
+    found = codes(9, 4, 7, 1, 3, 8, 2, 6, 5, -1).reshape(2, 5)
+    assert sampling.hardest(found, codes(4, 8), size=2, skip=1).tolist() == [[7, 1], [6, 5]]
+    assert sampling.hardest(found, codes(0, 0), size=3, skip=3).tolist() == [[1, 3, -1], [5, -1, -1]]
+    assert sampling.hardest(found, codes(0, 0), size=2, skip=9).tolist() == [[-1, -1], [-1, -1]]
+
+
+def test_wanted_oracle_a_literal_loop() -> None:
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 6, 60).astype(np.int32), rng.integers(0, 20, 60).astype(np.int32)
+    pairs = set(zip(users.tolist(), items.tolist(), strict=True))
+    wanted = sampling.Wanted(users, items, 6, 20)
+    some, shared, own = codes(5, 0, 0, 3), rng.integers(0, 20, 15).astype(np.int32), rng.integers(0, 20, (4, 9)).astype(np.int32)
+    assert wanted.among(some, shared).tolist() == [[(u, i) in pairs for i in shared.tolist()] for u in some.tolist()]
+    assert wanted.each(some, own).tolist() == [[(u, i) in pairs for i in row] for u, row in zip(some.tolist(), own.tolist(), strict=True)]
+    nothing = sampling.Wanted(codes(), codes(), 6, 20)
+    assert not nothing.among(some, shared).any()
+    assert not nothing.each(some, own).any()
+
+
+# -- what the papers promise -----------------------------------------------------------------------------------------------------------
+
+
+def learnt(negatives: str) -> tuple[np.ndarray, np.ndarray]:
+    """A world in which everybody wants alike, 300 items, p_k ~ k^-0.8: what scores a softmax over B = 16 positives ends with.
+
+    One free score an item, random at first; rows draw their positive from p. log q is the streaming estimate.
+    Returns log p and the learnt scores, both centred.
+    """
+    n, b, beside, steps = 300, 16, 48, 500
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    p = 1 / np.arange(1, n + 1) ** 0.8
+    p /= p.sum()
+    stream = sampling.StreamingFrequency(n, rate=0.02, start=n / b)
+    scores = torch.randn(n, generator=generator).requires_grad_()
+    optimizer = torch.optim.Adam([scores], lr=0.05)
+    for _ in range(steps):
+        batch = sampling.draw(np.cumsum(p), b, rng)
+        stream.update(batch)
+        items = np.r_[batch, sampling.draw_uniform(np.arange(n, dtype=np.int32), beside, rng)] if negatives == "mixed" else batch
+        q = stream.probabilities(items) / b  # of a draw, near enough: a batch has b
+        if negatives == "mixed":
+            q = sampling.mixture(q, b, np.full(len(items), 1 / n), beside)
+        log_q = None if negatives == "in_batch" else torch.from_numpy(np.log(q)).float()
+        columns = torch.from_numpy(items).long()
+        loss = in_batch_softmax(scores[columns].expand(b, -1), columns, log_q=log_q)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    found = scores.detach().numpy()
+    return np.log(p) - np.log(p).mean(), found - found.mean()
+
+
+def test_in_batch_depresses_the_popular_log_q_mends_it_and_mixed_sampling_helps_the_tail() -> None:
+    """Yi et al. 2019, section 3; Yang et al. 2020, section 3.3."""
+    wanted, alone = learnt("in_batch")
+    _, corrected = learnt("in_batch_log_q")
+    _, mixed = learnt("mixed")
+    head, tail = slice(0, 10), slice(100, 300)
+
+    def lead(scores: np.ndarray) -> float:
+        return float(scores[head].mean() - scores[tail].mean())
+
+    assert lead(alone) < 0.1 * lead(wanted)
+    assert 0.5 * lead(wanted) < lead(corrected) < 0.75 * lead(wanted)  # the tail is seldom a negative, and stands too high
+    assert 0.8 * lead(wanted) < lead(mixed) < 1.1 * lead(wanted)
