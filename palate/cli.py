@@ -297,7 +297,7 @@ def generate_clicks(
 
 @app.command(
     epilog="Examples:  palate reproduce --list  |  palate reproduce frappe-x1 --models fm,deepfm --seeds 5  |  "
-    "palate reproduce frappe-x1 --data DIR"
+    "palate reproduce frappe-x1 --data DIR  |  palate reproduce gowalla --models ease,item_knn  |  palate reproduce gowalla --tune"
 )
 def reproduce(
     table: Annotated[str | None, typer.Argument(help="A published table; --list names them.", show_default=False)] = None,
@@ -310,6 +310,9 @@ def reproduce(
     ] = Path("reproduced"),
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time, each with its share of the processors.")] = 1,
     bf16: Annotated[bool, typer.Option("--bf16", help="Layers in bfloat16 autocast: quicker where the processor has it.")] = False,
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Retrieval: choose settings first, on items held out of train; kept in the run's file.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Train the models of a published table by its protocol, and print the published figures beside ours."""
@@ -322,7 +325,7 @@ def reproduce(
         _fail(f"reproduce: which table? There are {', '.join(command.names())}")
     keys = [key.strip() for key in models.split(",") if key.strip()] if models is not None else None
     done = command.reproduce(
-        table, keys, seeds, data, out, jobs=jobs, bf16=bf16, quiet=json_, command=shlex.join(["palate", *sys.argv[1:]])
+        table, keys, seeds, data, out, jobs=jobs, bf16=bf16, tune=tune, quiet=json_, command=shlex.join(["palate", *sys.argv[1:]])
     )
     if json_:
         _print_json(done.to_json())

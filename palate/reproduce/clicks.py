@@ -6,25 +6,20 @@ AUC, its best epoch is kept, and only that one is shown the test rows.
 
 from __future__ import annotations
 
-import json
-import multiprocessing
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-import torch
 
 from palate.config import build, unknown_key
 from palate.data.sources.download import Archive, fetch, local_folder
 from palate.features.rows import Rows
 from palate.metrics import pointwise
 from palate.rank.neural import NeuralRanker
-from palate.reproduce.base import Done, Entry, Table, environment, fingerprint, md5_of
+from palate.reproduce.base import Done, Entry, Protocol, Table, md5_of
 from palate.train.trainer import Trainer
 from palate.types import ConfigError, DataError, Floats, Inputs, Ints, Run, SparseInput
 
@@ -207,74 +202,9 @@ def _at_best(curves: Mapping[str, Sequence[float]], metric: str) -> float:
     return float(curves[metric][int(np.argmax(curves["auc"]))]) if metric in curves and "auc" in curves else float("nan")
 
 
-_DATA: ClickData | None = None  # of a worker process
-
-
-def _start(folder: Path, md5: Mapping[str, str], threads: int) -> None:
-    global _DATA
-    torch.set_num_threads(threads)
-    _DATA = read(folder, md5=md5)
-
-
-def _work(entry: Entry, seed: int) -> Done:
-    assert _DATA is not None
-    return train_one(entry, seed, _DATA)
-
-
-def run(
-    table: Table,
-    entries: Sequence[Entry],
-    seeds: Sequence[int],
-    folder: Path,
-    out: Path,
-    *,
-    jobs: int = 1,
-    command: str = "",
-    told: Callable[[Entry, Done, int, int], None] = lambda *_: None,
-) -> tuple[dict[str, list[Done]], ClickData]:
-    """Trains every entry with every seed, `jobs` at a time, and leaves one JSON file a run in `out`.
-
-    A run that is already there, with the same settings, files and versions, is not repeated, so that a long table may be stopped
-    and taken up again. told: called after each run with how many are done and how many there are.
-    """
-    data = read(folder, md5=table.md5)
-    out.mkdir(parents=True, exist_ok=True)
-    where = environment()
-    runs: dict[str, list[Done]] = {entry.key: [] for entry in entries}
-    left: list[tuple[Entry, int, Path]] = []
-    for entry in entries:
-        ranker_of(entry)  # a mistyped setting is an error before hours of training
-        for seed in seeds:
-            name = fingerprint([entry.use, entry.settings, *entry.counts, seed, data.checksums, where["versions"]])
-            path = out / f"{entry.key}-{seed}-{name}.json"
-            if path.is_file():
-                runs[entry.key].append(Done(**json.loads(path.read_text(encoding="utf-8"))["run"]))
-            else:
-                left.append((entry, seed, path))
-    total = len(entries) * len(seeds)
-
-    def keep(entry: Entry, path: Path, done: Done) -> None:
-        runs[entry.key].append(done)
-        record = {"table": table.name, "entry": asdict(replace(entry, published={})), "run": asdict(done), "command": command}
-        half = path.with_suffix(".half")
-        half.write_text(json.dumps(record | {"environment": where, "data": data.checksums}, indent=1), encoding="utf-8")
-        os.replace(half, path)
-        told(entry, done, sum(len(found) for found in runs.values()), total)
-
-    if jobs == 1:
-        for entry, seed, path in left:
-            keep(entry, path, train_one(entry, seed, data))
-    elif left:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        workers = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (folder, table.md5, threads))
-        with workers:
-            futures = {workers.submit(_work, entry, seed): (entry, path) for entry, seed, path in left}
-            try:
-                for future in as_completed(futures):
-                    keep(*futures[future], future.result())
-            except BaseException:
-                workers.shutdown(wait=False, cancel_futures=True)
-                raise
-    for found in runs.values():
-        found.sort(key=lambda done: done.seed)
-    return runs, data
+PROTOCOL = Protocol(
+    find=lambda table, folder, quiet: find(table, folder, quiet=quiet),
+    read=lambda table, folder: read(folder, md5=table.md5),
+    check=ranker_of,
+    train=lambda entry, seed, data, _: train_one(entry, seed, data),
+)

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from palate.rank.neural import NeuralRanker
-from palate.reproduce import clicks, command
+from palate.reproduce import clicks, command, runs
 from palate.reproduce.base import Entry, markdown, table_of, tables
 from palate.reproduce.frappe_x1 import ENTRIES, MD5
 from palate.types import ConfigError, DataError
@@ -123,7 +123,7 @@ def test_neither_here_nor_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_entry_of_every_table_is_a_network_with_settings_that_exist() -> None:
-    for table in tables().values():
+    for table in (table for table in tables().values() if table.protocol == "clicks"):
         assert len({entry.key for entry in table.entries}) == len(table.entries)
         for entry in table.entries:
             assert isinstance(clicks.ranker_of(entry), NeuralRanker), entry.key
@@ -203,6 +203,6 @@ def test_markdown_shows_published_beside_ours() -> None:
 def test_two_at_a_time_give_the_same(tmp_path: Path) -> None:
     folder = world(tmp_path / "world", 600)
     lr: Entry = ENTRIES[0]
-    one, _ = clicks.run(table_of("frappe-x1"), [lr], [0, 1], folder, tmp_path / "one")
-    two, _ = clicks.run(table_of("frappe-x1"), [lr], [0, 1], folder, tmp_path / "two", jobs=2)
+    one, _ = runs.run(table_of("frappe-x1"), [lr], [0, 1], folder, tmp_path / "one")
+    two, _ = runs.run(table_of("frappe-x1"), [lr], [0, 1], folder, tmp_path / "two", jobs=2)
     assert [run.metrics["auc"] for run in one["lr"]] == pytest.approx([run.metrics["auc"] for run in two["lr"]], abs=1e-6)

@@ -1,0 +1,73 @@
+"""MovieLens 1M in the split of NCF (He et al. 2017): 6,040 users, 3,706 items; each user's last item among 99 that the user never took.
+
+Published figures are of Rendle, Krichene, Zhang and Anderson 2020, "Neural Collaborative Filtering vs. Matrix Factorization Revisited"
+(its main table), who tuned the simple models as well, and of He et al. (their table 2). Both were read in summaries of the papers.
+NCF's own `ml-1m.train.rating` is read if it is there; `ml-1m.train.pairs` holds its pairs without ratings and times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from palate.reproduce.base import Entry, Published, Table
+from palate.reproduce.gowalla import NEAR_ITEMS, NEAR_USERS
+
+
+def figures(hr: float, ndcg: float) -> Mapping[str, float]:
+    """HR@10, nDCG@10."""
+    return {"hr@10": hr, "ndcg@10": ndcg}
+
+
+ENTRIES = (
+    Entry("popular", "Popular", "popular", {}, figures(0.4535, 0.2543), random=False),
+    Entry(
+        "item_knn",
+        "ItemKNN",
+        "item_knn",
+        {"similarity": "cosine", "neighbours": 100},
+        note="published as a curve only",
+        random=False,
+        grid=NEAR_ITEMS,
+    ),
+    Entry(
+        "user_knn",
+        "UserKNN",
+        "user_knn",
+        {"similarity": "cosine", "neighbours": 100},
+        note="no published figure on this data",
+        random=False,
+        grid=NEAR_USERS,
+    ),
+    Entry(
+        "ease",
+        "EASE",
+        "ease",
+        {"l2": 300.0},
+        note="no published figure on this data",
+        random=False,
+        grid=tuple({"l2": l2} for l2 in (100.0, 600.0, 1000.0, 2000.0)),
+    ),
+)
+
+RENDLE = "Rendle et al. 2020"
+OTHERS = (
+    Published("MF, dot product, 192 factors", figures(0.7294, 0.4523), RENDLE),
+    Published("iALS, 192 factors", figures(0.7310, 0.4521), "printed in a notebook of irspack"),
+    Published("SLIM", figures(0.7162, 0.4468), RENDLE),
+    Published("iALS", figures(0.7111, 0.4383), f"{RENDLE}, of Dacrema et al."),
+    Published("NeuMF", figures(0.7093, 0.4349), f"{RENDLE}, of Dacrema et al."),
+    Published("NeuMF, pre-trained, 64 factors", figures(0.730, 0.447), "He et al. 2017, epochs chosen on the test items"),
+    Published("MLP, 4 layers, 64 factors", figures(0.707, 0.432), "He et al. 2017, epochs chosen on the test items"),
+)
+
+TABLE = Table(
+    name="ncf-ml-1m",
+    title="MovieLens 1M, the protocol of NCF",
+    source="Rendle et al. 2020, main table; He et al. 2017, table 2",
+    protocol="one_plus_99",
+    data="ncf/ml-1m",
+    entries=ENTRIES,
+    metrics=("hr@10", "ndcg@10"),
+    words="One positive among 99 sampled negatives. Settings are chosen on items held out of train.",
+    others=OTHERS,
+)
