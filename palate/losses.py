@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -223,23 +225,36 @@ CHUNK = 1 << 22
 
 
 def log_partition(queries: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
-    """log sum_j exp(<u_b, v_j> + c_j) of each query over all items: float32 [B], with its exact gradient.
-
-    queries: [B, D]. items: [N, D]. bias: [N]. Memory: `CHUNK` scores beside inputs and gradients, never B x N: the backward pass computes
-    each chunk of scores again (one matrix product more, as Dao et al. 2022, "FlashAttention", section 3.1, do for attention).
-    Products are taken in bfloat16 under autocast, sums always in float32.
-    """
-    total: Tensor = _OverItems.apply(queries, items, bias, True)  # type: ignore[no-untyped-call]
-    return total
+    """log sum_j exp(<u_b, v_j> + c_j) of each query over all items: float32 [B]. See `over_items`."""
+    none = torch.empty(0, dtype=torch.long, device=queries.device)
+    return over_items(queries, items, none, none, bias, "exp")[0]
 
 
 def softplus_sum(queries: Tensor, items: Tensor, bias: Tensor | None = None) -> Tensor:
-    """sum_j log(1 + exp(<u_b, v_j> + c_j)) of each query over all items: [B], exact, in the memory of `log_partition`.
+    """sum_j log(1 + exp(<u_b, v_j> + c_j)) of each query over all items: float32 [B]. See `over_items`.
 
     What a logistic loss expects of uniform negatives: S draws have S / N of it on average.
     """
-    total: Tensor = _OverItems.apply(queries, items, bias, False)  # type: ignore[no-untyped-call]
-    return total
+    none = torch.empty(0, dtype=torch.long, device=queries.device)
+    return over_items(queries, items, none, none, bias, "softplus")[0]
+
+
+def over_items(
+    queries: Tensor, items: Tensor, rows: Tensor, columns: Tensor, bias: Tensor | None, kind: Literal["exp", "softplus"]
+) -> tuple[Tensor, Tensor]:
+    """With s_bj = <u_b, v_j> + c_j: a sum over all items of each query, [B], and some of the scores themselves, [n], both float32.
+
+        exp        log sum_j exp(s_bj)
+        softplus   sum_j log(1 + exp(s_bj))                   and   s_bj for (b, j) = (rows[k], columns[k])
+
+    queries: [B, D]. items: [N, D]. bias: [N]. rows, columns: int [n], such as the positives of each query. Gradients are exact. Memory:
+    `CHUNK` scores beside inputs and gradients, never B x N: the backward pass computes each chunk of scores again (one matrix product
+    more, as Dao et al. 2022, "FlashAttention", section 3.1, do for attention). Products are taken in bfloat16 under autocast, sums
+    always in float32.
+    """
+    by_column = torch.argsort(columns, stable=True)
+    total, own = _OverItems.apply(queries, items, bias, rows[by_column], columns[by_column], kind == "exp")  # type: ignore[no-untyped-call]
+    return total, torch.empty_like(own).index_copy(0, by_column, own)
 
 
 def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
@@ -251,49 +266,52 @@ def full_softmax(queries: Tensor, items: Tensor, targets: Tensor, bias: Tensor |
     Cost: 3 matrix products of B x N x D. Bridle 1990; Jean et al. 2015 on what it saves to sample instead, "On Using Very Large Target
     Vocabulary for Neural Machine Translation".
     """
-    own = (queries.float() * items[targets].float()).sum(1)
-    if bias is not None:
-        own = own + bias[targets]
-    losses = log_partition(queries, items, bias) - own
+    total, own = over_items(queries, items, torch.arange(len(queries), device=queries.device), targets, bias, "exp")
+    losses = total - own
     return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
 
 
 class _OverItems(torch.autograd.Function):
-    """Sums over items of exp (then the logarithm) or of softplus, chunk by chunk."""
+    """Sums over items of exp (then the logarithm) or of softplus, chunk by chunk; and the scores of pairs sorted by column."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, items: Tensor, bias: Tensor | None, exponential: bool) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, items: Tensor, bias: Tensor | None, rows: Tensor, columns: Tensor, exponential: bool
+    ) -> tuple[Tensor, Tensor]:
         half = torch.is_autocast_enabled(queries.device.type)
         ctx.exponential, ctx.dtype = exponential, torch.get_autocast_dtype(queries.device.type) if half else torch.float32
         total = queries.new_full((len(queries),), -torch.inf if exponential else 0.0, dtype=torch.float32)
+        own = queries.new_empty(len(rows), dtype=torch.float32)
         left = queries.to(ctx.dtype)
-        for start, stop in _chunks(len(queries), len(items)):
+        for start, stop, pairs in _chunks(len(queries), len(items), columns):
             logits = _logits(left, items, bias, start, stop)
+            own[pairs] = logits[rows[pairs], columns[pairs] - start]
             if exponential:
                 total = torch.logaddexp(total, logits.logsumexp(1))
             else:
                 total += functional.softplus(logits).sum(1)
-        ctx.save_for_backward(queries, items, bias, total)
-        return total
+        ctx.save_for_backward(queries, items, bias, rows, columns, total)
+        return total, own
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
-        queries, items, bias, total = ctx.saved_tensors
+    def backward(ctx: Any, for_total: Tensor, for_own: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None, None]:
+        queries, items, bias, rows, columns, total = ctx.saved_tensors
         left = queries.to(ctx.dtype)
         for_queries = torch.zeros_like(queries, dtype=torch.float32)
         for_items = torch.empty_like(items, dtype=torch.float32)
         for_bias = None if bias is None else torch.empty_like(bias, dtype=torch.float32)
-        for start, stop in _chunks(len(queries), len(items)):
+        for start, stop, pairs in _chunks(len(queries), len(items), columns):
             slopes = _logits(left, items, bias, start, stop)
             slopes = slopes.sub_(total[:, None]).exp_() if ctx.exponential else slopes.sigmoid_()
-            slopes *= gradient[:, None]
+            slopes *= for_total[:, None]
+            slopes.index_put_((rows[pairs], columns[pairs] - start), for_own[pairs], accumulate=True)
             if for_bias is not None:
                 for_bias[start:stop] = slopes.sum(0)
             lower = slopes.to(ctx.dtype)
             for_queries += lower @ items[start:stop].to(ctx.dtype)
             for_items[start:stop] = lower.t() @ left
-        return for_queries.to(queries.dtype), for_items.to(items.dtype), for_bias, None
+        return for_queries.to(queries.dtype), for_items.to(items.dtype), for_bias, None, None, None
 
 
 def _logits(queries: Tensor, items: Tensor, bias: Tensor | None, start: int, stop: int) -> Tensor:
@@ -301,6 +319,10 @@ def _logits(queries: Tensor, items: Tensor, bias: Tensor | None, start: int, sto
     return logits if bias is None else logits.add_(bias[start:stop])
 
 
-def _chunks(b: int, n: int) -> list[tuple[int, int]]:
+def _chunks(b: int, n: int, columns: Tensor) -> Iterator[tuple[int, int, slice]]:
+    """The first and last item of each chunk, and which of the pairs (sorted by column) lie in it."""
     size = max(1, CHUNK // max(b, 1))
-    return [(start, min(start + size, n)) for start in range(0, n, size)]
+    bounds = torch.arange(0, n + size, size, device=columns.device).clamp_max(n)
+    places = torch.searchsorted(columns, bounds).tolist()
+    for number, (start, stop) in enumerate(pairwise(bounds.tolist())):
+        yield start, stop, slice(places[number], places[number + 1])

@@ -121,6 +121,22 @@ def test_over_all_items_oracle_values_and_gradients_are_those_of_the_whole_matri
             torch.testing.assert_close(found, expected)
 
 
+def test_scores_of_pairs_oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pair may come twice, and pairs in any order; totals and pairs share one backward pass."""
+    queries, items, bias = world()
+    rows, columns = torch.tensor([6, 0, 3, 3, 0, 6]), torch.tensor([10, 4, 0, 10, 3, 10])
+    slopes = torch.linspace(-1, 1, 6)
+    logits = queries @ items.t() + bias
+    whole = logits.logsumexp(1).sum() + (logits[rows, columns] * slopes).sum()
+    monkeypatch.setattr(losses, "CHUNK", 7 * 4)
+    total, own = losses.over_items(queries, items, rows, columns, bias, "exp")
+    torch.testing.assert_close(own, logits[rows, columns])
+    leaves = (queries, items, bias)
+    found = torch.autograd.grad(total.sum() + (own * slopes).sum(), leaves)
+    for expected, gradient in zip(torch.autograd.grad(whole, leaves), found, strict=True):
+        torch.testing.assert_close(gradient, expected)
+
+
 def test_the_whole_score_matrix_never_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, items, bias = world(b=64, n=5000)
     monkeypatch.setattr(losses, "CHUNK", 64 * 100)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.modules.fused_embedding_modules import FusedEmbeddingBagCollection
@@ -223,6 +224,24 @@ class Embeddings(nn.Module):
         if self._whole:
             return found[0].index_select(1, self._to_names) if self._features != list(self.names) else found[0]
         return self._joined(found)
+
+    def of_ids(self, ids: Tensor) -> Tensor:
+        """One id a row of the only feature: int [n] -> [n, D], float32, as `forward` of such bags, without making them.
+
+        For models of ids alone. Ids are in [1, rows): PAD is not among them. Errors: DataError where one lies outside its table.
+        """
+        (name,) = self.names
+        if not self._whole or (self.fused and (self._flat is None or self._flat[0] is not self.collection or ids.device.type != "cpu")):
+            one_each = torch.ones(len(ids), dtype=torch.int32, device=ids.device)
+            vectors: Tensor = self(KeyedJaggedTensor(keys=[name], values=ids.long(), lengths=one_each))
+            return vectors[:, 0]
+        if len(ids) and (int(ids.min()) < 1 or int(ids.max()) >= int(self._limits[0])):
+            self._refuse(ids.long() - (ids == PAD).long(), torch.tensor([len(ids)]), [name], self._limits)
+        if not self.fused:
+            return functional.embedding(ids, next(iter(self.tables().values())))
+        assert self._flat is not None
+        _, (flat,), starts = self._flat
+        return self._rows(flat, ids[None], starts)[:, 0]
 
     def _of_one_each(self, sparse: KeyedJaggedTensor, batch: int) -> Tensor:
         """The usual case, without detours: every bag of every feature holds one id (which may be PAD, whose row is zero)."""

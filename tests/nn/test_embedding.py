@@ -122,3 +122,21 @@ def test_tables_may_be_named_after_columns(sparse):
     embeddings = Embeddings(Inputs(sparse=(SparseInput("item.genres", "item.genres", 5),)), 4, Training(sparse=sparse))
     assert list(embeddings.tables()) == ["item.genres"]
     assert embeddings.tables()["item.genres"].shape == (5, 4)
+
+
+@pytest.mark.parametrize("sparse", ["rowwise_adagrad", "sgd", "dense"])
+def test_ids_without_bags_are_looked_up_and_learnt_alike(sparse: str) -> None:
+    inputs = Inputs(sparse=(SparseInput("item", "item", 7),))
+    ids, after = torch.tensor([3, 6, 3, 1]), []
+    for quick in (True, False):
+        torch.manual_seed(0)
+        table = Embeddings(inputs, 4, Training(sparse=sparse, sparse_lr=0.1), init="normal", std=1.0)  # type: ignore[arg-type]
+        bags = KeyedJaggedTensor(keys=["item"], values=ids, lengths=torch.ones(4, dtype=torch.int32))
+        found = table.of_ids(ids) if quick else table(bags)[:, 0]
+        (found * torch.arange(16.0).view(4, 4)).sum().backward()
+        weight = table.tables()["item"]
+        after.append((found.detach(), weight.detach() if table.fused else weight.grad))
+    for one, other in zip(*after, strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(DataError, match="sparse feature 'item': id 7 is outside its table of 7 rows"):
+        table.of_ids(torch.tensor([1, 7]))
