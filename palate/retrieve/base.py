@@ -18,6 +18,9 @@ from palate.types import Candidates, ConfigError, DataError, Floats, Ints, Log, 
 DAY = 86_400_000_000
 """Microseconds."""
 
+LEAST = 1e-18
+"""The least an event weighs: the product of two such is still above 0 in float32."""
+
 
 class Retriever(config.Component, ABC):
     """Candidate generation. Three families share this face: vectors, item to item, scorers.
@@ -123,8 +126,8 @@ def weighted_interactions(log: Log, config: EventWeights) -> sparse.csr_matrix:
             raise DataError(f"{log.name}: no event has a weight above 0; event_weights names {named}")
     if config.half_life_days is not None:
         weights = weights * np.exp2((events.times - events.times.max()) / (DAY * config.half_life_days))
-    # Oldest events may have faded to nothing in float32; the entry stays, as small as can be.
-    data = np.maximum(weights, np.finfo(np.float32).tiny).astype(np.float32)
+    # The oldest events may have faded to nothing in float32; their entries stay.
+    data = np.maximum(weights, LEAST).astype(np.float32)
     if config.repeats == "sum":
         return sparse.coo_matrix((data, (events.user_codes, events.item_codes)), shape=(log.n_users, log.n_items)).tocsr()
     order = np.lexsort((-data, events.item_codes, events.user_codes))

@@ -1,19 +1,18 @@
 """Item to item: what goes with what was in the history, by common users or by what came next.
 
 B. Sarwar, G. Karypis, J. Konstan, J. Riedl, "Item-based collaborative filtering recommendation algorithms" (WWW 2001);
-M. Deshpande, G. Karypis, "Item-based top-N recommendation algorithms" (TOIS 2004), section 4;
-`sequential`: the sequential rules of M. Ludewig, D. Jannach, "Evaluation of session-based recommendation algorithms" (UMUAI 2018),
-section 3.1.3. With n_i the users of item i and n_ij those of both, and x_ui = 1 where u is a user of i:
+M. Deshpande, G. Karypis, "Item-based top-N recommendation algorithms" (TOIS 2004), section 4. The likeness s_ij by common users is one of
+`palate.retrieve.similarity`, or, by what came next (the sequential rules of M. Ludewig, D. Jannach, "Evaluation of session-based
+recommendation algorithms", UMUAI 2018, section 3.1.3),
 
-    cosine       n_ij / sqrt(n_i n_j)
-    jaccard      n_ij / (n_i + n_j - n_ij)
-    tfidf        cosine of x_ui idf_u, with idf_u = log(1 + N / n_u): a user of few items says more
-    bm25         sum_u idf_u^2 b_i b_j, with b_i = (k1 + 1) / (1 + k1 (1 - b + b n_i / mean n)), k1 = 1.2, b = 0.75
-    conditional  n_ij / (n_i n_j^alpha): the chance of j given i, popular j held back (Deshpande and Karypis, equation 5)
-    sequential   f_ij / (n_i n_j^alpha), where f_ij sums 1 / d over all places where j follows i by d <= window places
+    sequential   f_ij / (n_i n_j^alpha), where f_ij sums 1 / d over all places where j follows i by d <= window places,
 
-Shrinking multiplies by n_ij / (n_ij + shrink) (f_ij for `sequential`): likeness on few users is doubted. Of each item's row
-only the `neighbours` largest stay, and the score of item j is the sum over the history of w_i s_ij, where w_i falls with age.
+times f_ij / (f_ij + shrink), with n_i the events of item i. With w_i the weight of item i in the history, which falls with age:
+
+    sum          score_j = sum_i w_i s_ij
+    average      score_j = m_j + sum_i (w_i - m_i) s_ij / sum_i s_ij, both sums over the neighbours of j: what a user is expected to say of
+                 j, by what they said of its neighbours, each measured from the mean m_i of its column (Sarwar et al., section 3.2.1, with
+                 the means of H. Ma, I. King, M. Lyu, "Effective missing data prediction for collaborative filtering", SIGIR 2007)
 """
 
 from __future__ import annotations
@@ -25,30 +24,32 @@ import numpy as np
 import pydantic
 from scipy import sparse
 
-from palate.retrieve.base import Retriever, interactions, wanted
-from palate.retrieve.gram import sparse_gram_blocks
-from palate.retrieve.topk import BLOCK, answer, query_matrix, score_given, strongest
+from palate.retrieve.base import EventWeights, Retriever, wanted, weighted_interactions
+from palate.retrieve.similarity import Likeness, nearest
+from palate.retrieve.topk import BLOCK, answer_sparse, evidence, query_matrix, score_given, strongest
 from palate.types import Candidates, Floats, Ints, Log, Queries, Run, State
-
-_K1, _B = 1.2, 0.75
 
 
 class ItemKNN(Retriever):
     """Neighbours of the items of the history. Serves users it never saw; brings nothing for an empty history.
 
+    An item that no item of the history speaks for is never brought.
     Cost: fit one multiply-add for each pair of items of a user (for `sequential`, `window` an event), in blocks of rows, so that
-    memory is O(N neighbours); retrieve O(history x neighbours + N) a query.
+    memory is O(N neighbours); retrieve O(history x neighbours) a query.
     """
 
-    class Config(Retriever.Config):
+    class Config(Retriever.Config, EventWeights):
         """similarity, shrink: see the file's head. alpha: of `conditional` (0.5 unless given) and `sequential` (0.1 unless given).
-        window: of `sequential`, in places. neighbours: how many to keep of each item (`sequential`: 500 unless given). half_life: in
-        places; the newest item of a history weighs 1, one `half_life` places older 1/2 (None: all alike; `sequential`: 3 unless
-        given). last: use only so many items of a history (None: all).
+        window: of `sequential`, in places. neighbours: how many to keep of each item (`sequential`: 500 unless given). prune: whether these
+        are the items that it speaks for most (`source`) or those that speak most for it (`target`). score: see the file's head.
+        half_life: in places; the newest item of a history weighs 1, one `half_life` places older 1/2 (None: all alike; `sequential`:
+        3 unless given). last: use only so many items of a history (None: all). event_weights ...: see `EventWeights`; not of `sequential`.
         """
 
-        similarity: Literal["cosine", "jaccard", "tfidf", "bm25", "conditional", "sequential"] = "tfidf"
+        similarity: Literal["cosine", "jaccard", "pearson", "tfidf", "bm25", "conditional", "sequential"] = "tfidf"
         neighbours: int = pydantic.Field(100, ge=1)
+        prune: Literal["source", "target"] = "source"
+        score: Literal["sum", "average"] = "sum"
         shrink: float = pydantic.Field(0.0, ge=0)
         alpha: float = pydantic.Field(0.5, ge=0, le=1)
         window: int = pydantic.Field(10, ge=1)
@@ -62,25 +63,48 @@ class ItemKNN(Retriever):
                 return {"alpha": 0.1, "half_life": 3.0, "neighbours": 500, **given}
             return given
 
+        @pydantic.model_validator(mode="after")
+        def _sequences_have_a_direction_and_no_weights(self) -> Self:
+            if self.similarity in ("sequential", "conditional") and (self.prune == "target" or self.score == "average"):
+                raise ValueError(f'prune = "target" and score = "average" need a likeness that is mutual; {self.similarity} is not')
+            if self.similarity == "sequential" and (self.event_weights is not None or self.half_life_days is not None):
+                raise ValueError("event_weights and half_life_days bear on common users; sequential goes by what came next")
+            return self
+
     config: Config
     neighbours: sparse.csr_matrix
     """float32 [N, N]: row i holds the items that item i speaks for."""
+    base: Floats
+    """float32 [N]: what is added to the score of an item for which anything speaks."""
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
-        blocks = _transitions(log, self.config) if self.config.similarity == "sequential" else _likeness(log, self.config)
-        rows = [_nearest(block, start, self.config.neighbours) for start, block in blocks]
-        self.neighbours = sparse.vstack(rows, format="csr") if rows else sparse.csr_matrix((0, 0), dtype=np.float32)
+        self.base = np.zeros(log.n_items, dtype=np.float32)
+        if self.config.similarity == "sequential":
+            blocks = _transitions(log, self.config)
+        else:
+            x = weighted_interactions(log, self.config)
+            blocks = Likeness(x, self.config.similarity, self.config.shrink, self.config.alpha).blocks()
+        near = sparse.vstack([nearest(block, self.config.neighbours, start) for start, block in blocks], format="csr")
+        if self.config.prune == "target":  # the likeness is mutual: the rows just pruned are as well those who speak for the item
+            near = near.T.tocsr()
+        if self.config.score == "average":
+            means = np.asarray(x.mean(axis=0)).ravel()
+            given = np.asarray(near.sum(axis=0)).ravel()
+            near = sparse.csr_matrix(near @ sparse.diags_array(1 / np.where(given > 0, given, 1)), dtype=np.float32)
+            self.base = (means - near.T @ means).astype(np.float32)
+        self.neighbours = near
         return self
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
-        return answer(self._score, queries, self.neighbours.shape[0], k, self.name)
+        return answer_sparse(self._score, queries, self.neighbours.shape[0], k, self.name)
 
     def score(self, queries: Queries, items: Ints) -> Floats:
-        return score_given(self._score, queries, self.neighbours.shape[0], items)
+        return score_given(lambda part: evidence(self._score(part)), queries, self.neighbours.shape[0], items)
 
-    def _score(self, queries: Queries) -> Floats:
-        scores = (self._known(queries) @ self.neighbours).toarray()
-        scores[scores <= 0] = -np.inf
+    def _score(self, queries: Queries) -> sparse.csr_matrix:
+        """float32 [b, N]: an entry wherever an item of the history speaks for the item."""
+        scores = sparse.csr_matrix(self._known(queries) @ self.neighbours)
+        scores.data += self.base[scores.indices]
         return scores
 
     def _known(self, queries: Queries) -> sparse.csr_matrix:
@@ -91,65 +115,15 @@ class ItemKNN(Retriever):
 
     def state(self) -> State:
         n = self.neighbours
-        return State(arrays={"indptr": n.indptr.astype(np.int64), "indices": n.indices.astype(np.int32), "data": n.data})
+        arrays = {"indptr": n.indptr.astype(np.int64), "indices": n.indices.astype(np.int32), "data": n.data, "base": self.base}
+        return State(arrays=arrays)
 
     def restore(self, state: State) -> Self:
         arrays = state.arrays
-        size = len(arrays["indptr"]) - 1
+        self.base = arrays["base"]
+        size = len(self.base)
         self.neighbours = sparse.csr_matrix((arrays["data"], arrays["indices"], arrays["indptr"]), shape=(size, size))
         return self
-
-
-def _nearest(block: sparse.csr_matrix, start: int, neighbours: int) -> sparse.csr_matrix:
-    """The largest positive values of each row, of equals those of lower codes; row r is item `start + r`, no neighbour of itself."""
-    rows = np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    keep = (block.data > 0) & (block.indices != rows + start)
-    for row in np.flatnonzero(np.diff(block.indptr) > neighbours):
-        own = slice(block.indptr[row], block.indptr[row + 1])
-        values = np.where(keep[own], block.data[own], 0)
-        last = np.partition(values, len(values) - neighbours)[len(values) - neighbours]
-        above = values > last
-        level = np.flatnonzero((values == last) & keep[own])
-        above[level[np.argsort(block.indices[own][level])[: neighbours - int(above.sum())]]] = True
-        keep[own] = above
-    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows[keep], minlength=block.shape[0]))])
-    nearest = sparse.csr_matrix((block.data[keep].astype(np.float32), block.indices[keep], indptr), shape=block.shape)
-    nearest.sort_indices()
-    return nearest
-
-
-def _likeness(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, sparse.csr_matrix]]:
-    """Blocks of rows of the similarity by common users."""
-    x = interactions(log)
-    n = np.asarray(x.sum(axis=0)).ravel()
-    weighted, norm = _weighted(x, n, config)
-    common = sparse_gram_blocks(x) if config.shrink and weighted is not x else None
-    for start, block in sparse_gram_blocks(weighted):
-        i, j, met = start + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), block.indices, block.data
-        users = met if common is None else next(common)[1].data
-        if config.similarity == "jaccard":
-            likeness = met / (n[i] + n[j] - met)
-        elif config.similarity == "conditional":
-            likeness = met / (n[i] * n[j] ** config.alpha)
-        elif config.similarity == "bm25":
-            likeness = met
-        else:
-            likeness = met / (norm[i] * norm[j])
-        block.data = likeness * (users / (users + config.shrink)) if config.shrink else likeness
-        yield start, block
-
-
-def _weighted(x: sparse.csr_matrix, n: Floats, config: ItemKNN.Config) -> tuple[sparse.csr_matrix, Floats]:
-    """The matrix with the weights of `tfidf` or `bm25`, and the norms of its columns."""
-    if config.similarity not in ("tfidf", "bm25"):
-        return x, np.sqrt(n)
-    idf = np.log1p(x.shape[1] / np.maximum(np.diff(x.indptr), 1)).astype(np.float32)
-    weighted = x.copy()  # the same places as x, so that blocks of both products line up entry by entry
-    weighted.data = np.repeat(idf, np.diff(x.indptr))
-    if config.similarity == "bm25":
-        length = n / (n.sum() / max(np.count_nonzero(n), 1) or 1)
-        weighted.data *= ((_K1 + 1) / (1 + _K1 * (1 - _B + _B * length))).astype(np.float32)[x.indices]
-    return weighted, np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=0)).ravel())
 
 
 def _transitions(log: Log, config: ItemKNN.Config) -> Iterator[tuple[int, sparse.csr_matrix]]:

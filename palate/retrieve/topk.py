@@ -37,6 +37,41 @@ def answer(score: Callable[[Queries], Floats], queries: Queries, n_items: int, k
     return Candidates.of(items, scores, source)
 
 
+def answer_sparse(score: Callable[[Queries], sparse.csr_matrix], queries: Queries, n_items: int, k: int, source: str) -> Candidates:
+    """`answer` for a scorer that has evidence for few items: it gives a sparse matrix [b, N], whose entries are all the evidence there is.
+
+    Cost: the scorer's, and O(entries) for selecting; memory O(`BLOCK`) and the entries of a block, whatever B.
+    """
+    size = max(1, BLOCK // max(n_items, 1))
+    items = np.full((len(queries), k), NOTHING, dtype=np.int32)
+    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    hidden = np.zeros((min(size, len(queries)), n_items), dtype=bool)
+    if queries.allowed is not None:
+        hidden[:] = ~queries.allowed
+    for start in range(0, len(queries), size):
+        part = queries[start : start + size] if len(queries) > size else queries
+        blocked = (part.blocked.rows, part.blocked.values)
+        before, hidden[blocked] = hidden[blocked], True
+        found = score(part)
+        free = entries(found, ~hidden[np.repeat(np.arange(len(part)), np.diff(found.indptr)), found.indices])
+        hidden[blocked] = before
+        items[start : start + len(part)], scores[start : start + len(part)] = top_k_sparse(free, k)
+    return Candidates.of(items, scores, source)
+
+
+def evidence(found: sparse.csr_matrix) -> Floats:
+    """A sparse matrix of scores [b, N] as `answer` takes them: -inf where it has no entry."""
+    scores = np.full(found.shape, -np.inf, dtype=np.float32)
+    scores[np.repeat(np.arange(found.shape[0]), np.diff(found.indptr)), found.indices] = found.data
+    return scores
+
+
+def entries(matrix: sparse.csr_matrix, keep: npt.NDArray[np.bool_]) -> sparse.csr_matrix:
+    """Some of the entries of a sparse matrix, in their order. keep: bool, one an entry."""
+    kept = np.concatenate([[0], np.cumsum(keep)])
+    return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], kept[matrix.indptr]), shape=matrix.shape)
+
+
 def score_given(score: Callable[[Queries], Floats], queries: Queries, n_items: int, items: Ints) -> Floats:
     """What the scorer of `answer` says of given items [B, K]: float32 [B, K], -inf where the item is NOTHING; no masks.
 
@@ -96,6 +131,43 @@ def top_k(scores: Floats, k: int) -> tuple[Ints, Floats]:
     items[:, :taken] = np.take_along_axis(chosen, order, 1)
     items[best == -np.inf] = NOTHING
     return items, best
+
+
+def top_k_sparse(matrix: sparse.csr_matrix, k: int) -> tuple[Ints, Floats]:
+    """`top_k` of the entries of each row: columns [b, K], values [b, K], falling; of equal values the lower column first.
+
+    Rows of about the same length are selected from together. Cost: O(entries + b K log K).
+    """
+    rows = matrix.shape[0]
+    items = np.full((rows, k), NOTHING, dtype=np.int32)
+    best = np.full((rows, k), -np.inf, dtype=np.float32)
+    if not k or not matrix.nnz:
+        return items, best
+    # Value and column in one integer: its order is that of falling values, and of equal values the order of the columns.
+    bits = (matrix.data.astype(np.float32) + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal 0.0
+    keys = (_ordered(bits).astype(np.int64) << 32) | (_LAST - matrix.indices.astype(np.int64))
+    lengths = np.diff(matrix.indptr)
+    for size in np.unique(np.ceil(np.log2(lengths[lengths > 0])).astype(int)).tolist():
+        group = np.flatnonzero((lengths > (1 << size) // 2) & (lengths <= 1 << size))
+        within = np.arange(lengths[group].max())
+        inside = within < lengths[group][:, None]
+        some = np.where(inside, keys[np.where(inside, matrix.indptr[:-1][group][:, None] + within, 0)], np.iinfo(np.int64).min)
+        if some.shape[1] > k:
+            some = np.partition(some, some.shape[1] - k, axis=1)[:, some.shape[1] - k :]
+        some = np.sort(some, axis=1)[:, ::-1]
+        there = some != np.iinfo(np.int64).min
+        items[group, : some.shape[1]] = np.where(there, _LAST - (some & 0xFFFFFFFF), NOTHING)
+        best[group, : some.shape[1]] = np.where(there, _ordered((some >> 32).astype(np.int32)).view(np.float32), -np.inf)
+    return items, best
+
+
+_LAST = (1 << 31) - 1
+"""The largest column there can be."""
+
+
+def _ordered(bits: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The bits of float32 numbers (none NaN) as int32 of the same order; done twice it gives the bits back."""
+    return bits ^ ((bits >> 31) & np.int32(_LAST))
 
 
 def _settle_ties(scores: Floats, chosen: npt.NDArray[Any], values: Floats) -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from palate.retrieve import gram, item_knn
-from palate.retrieve.base import interactions
+from palate.retrieve.base import EventWeights, interactions, weighted_interactions
 from palate.retrieve.item_knn import ItemKNN
 from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
+from palate.types import ConfigError
 
 
 class TestCosine(RetrieverContract):
@@ -26,6 +27,16 @@ class TestJaccard(RetrieverContract):
 class TestTfIdf(RetrieverContract):
     def make(self) -> ItemKNN:
         return ItemKNN(similarity="tfidf", shrink=3, half_life=4)
+
+
+class TestPearson(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="pearson", shrink=1, half_life_days=400)
+
+
+class TestAverage(RetrieverContract):
+    def make(self) -> ItemKNN:
+        return ItemKNN(similarity="cosine", prune="target", score="average", neighbours=30)
 
 
 class TestBM25(RetrieverContract):
@@ -103,6 +114,69 @@ def test_bm25_by_hand() -> None:
     assert similarities(similarity="bm25")[1, 3] == pytest.approx(idf[2] ** 2 * weight[1] * weight[3])
 
 
+def test_pearson_by_hand() -> None:
+    """Of four users: cov_01 = 2 - 9/4 < 0, so 0 and 1 are no neighbours; cov_02 = 1 - 3/4; variances 3/4 (all of them)."""
+    matrix = similarities(similarity="pearson")
+    np.testing.assert_allclose(matrix[2], [1 / 3, 1 / 3, 0, 0], rtol=1e-6)
+    assert matrix[0, 1] == 0
+    assert matrix[1, 3] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_pearson_oracle(weighted: bool) -> None:
+    """numpy's own correlation of the dense columns, its positive part, less the diagonal."""
+    log, _, _ = clustered(users=30, items=20)
+    settings: dict[str, Any] = {"half_life_days": 50} if weighted else {}
+    x = weighted_interactions(log, EventWeights(**settings)).toarray()
+    knn = ItemKNN(similarity="pearson", neighbours=20, **settings).fit(log)
+    expected = np.where((x.T @ x > 0) & ~np.eye(20, dtype=bool), np.maximum(np.corrcoef(x.T), 0), 0)
+    np.testing.assert_allclose(knn.neighbours.toarray(), expected, atol=2e-6)
+
+
+def test_weighted_events_by_hand() -> None:
+    """Days 0 to 7, half-life one day: u2 wanted 1 on day 2 and 3 on day 6, u3 0 on day 3; cosine of 1 and 3 is that of their columns."""
+    knn = ItemKNN(similarity="cosine", half_life_days=1).fit(log_of(HAND))
+    one = 2.0 ** (np.array([4, 5, 2]) - 7)  # u0, u1, u2
+    assert knn.neighbours[1, 3] == pytest.approx(one[2] / np.linalg.norm(one), rel=1e-5)
+    # Tanimoto's coefficient: u3's event is the only of its user
+    three = 2.0**-1
+    jaccard = ItemKNN(similarity="jaccard", half_life_days=1).fit(log_of(HAND))
+    assert jaccard.neighbours[1, 3] == pytest.approx(one[2] * three / ((one**2).sum() + three**2 - one[2] * three), rel=1e-5)
+
+
+def test_pruned_by_target_by_hand() -> None:
+    """Cosines of 2: to 0 and 1 alike; of 0: 1 before 2; of 1: 0 before 2 and 3 alike. Each target keeps its one best source."""
+    matrix = similarities(similarity="cosine", neighbours=1, prune="target")
+    assert (np.count_nonzero(matrix, axis=0) == 1).all()
+    assert matrix.argmax(axis=0).tolist() == [1, 0, 0, 1]
+
+
+def test_average_by_hand() -> None:
+    """Means of the columns are 3/4, 3/4, 1/4, 1/4. Of target 2, sources 0 and 1 with cosines alike: 1/2 each. History [0]:
+
+    score_2 = 1/4 + (1 - 3/4) / 2 + (0 - 3/4) / 2 = 0; and of target 1, sources 0, 2, 3 with a = 2/3 and twice b = 1/sqrt(3).
+    """
+    knn = ItemKNN(similarity="cosine", prune="target", score="average").fit(log_of(HAND))
+    a, b = 2 / 3, 1 / 3**0.5
+    found = knn.retrieve(queries_of([[0], [3]]), 4)
+    assert found.items.tolist() == [[1, 2, -1, -1], [1, -1, -1, -1]]  # nothing speaks for 3 but 1, which is not in the history
+    expected = 3 / 4 + (a * (1 - 3 / 4) + 2 * b * (0 - 1 / 4)) / (a + 2 * b)
+    np.testing.assert_allclose(found.scores[0, :2], [expected, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"similarity": "conditional", "prune": "target"}, "a likeness that is mutual; conditional is not"),
+        ({"similarity": "sequential", "score": "average"}, "a likeness that is mutual; sequential is not"),
+        ({"similarity": "sequential", "half_life_days": 3}, "sequential goes by what came next"),
+    ],
+)
+def test_what_does_not_go_together_is_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ItemKNN(**settings)
+
+
 def test_what_came_next_by_hand() -> None:
     """0 -> 1 twice at distance 1, 0 -> 2 once at distance 2, 1 -> 2 and 1 -> 3 once at distance 1. Nothing leads back."""
     matrix = similarities(similarity="sequential", alpha=0, window=5)
@@ -142,7 +216,7 @@ def test_the_reason_is_the_largest_share() -> None:
     assert because.tolist() == [[0, -1]]
 
 
-@pytest.mark.parametrize("kind", ["cosine", "tfidf", "sequential"])
+@pytest.mark.parametrize("kind", ["cosine", "tfidf", "pearson", "sequential"])
 def test_blocks_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     log, _, _ = clustered()
     whole = ItemKNN(similarity=kind, shrink=2).fit(log).neighbours.toarray()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import sparse
 
-from palate.retrieve.topk import query_matrix, top_k
+from palate.retrieve.topk import answer, answer_sparse, evidence, query_matrix, top_k, top_k_sparse
+from palate.testing.contracts import queries_of
 from palate.types import Ragged
 
 
@@ -19,6 +23,34 @@ def test_against_sorting(rows: list[list[float]], k: int) -> None:
         expected = [code for code in sorted(range(7), key=lambda code: (-row[code], code)) if row[code] > -np.inf][:k]
         assert found == expected + [-1] * (k - len(expected))
         assert values == [row[code] for code in expected] + [-np.inf] * (k - len(expected))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.dictionaries(st.integers(0, 40), st.sampled_from([-3.0, -1e-40, -0.0, 0.0, 1e-40, 0.5, 0.5, 2.0])), max_size=6),
+    st.integers(0, 9),
+)
+def test_sparse_against_sorting(rows: list[dict[int, float]], k: int) -> None:
+    columns, values = [code for row in rows for code in row], [value for row in rows for value in row.values()]
+    indptr = np.cumsum([0, *(len(row) for row in rows)])
+    matrix = sparse.csr_matrix((np.array(values, dtype=np.float32), np.array(columns, dtype=np.int32), indptr), shape=(len(rows), 41))
+    items, best = top_k_sparse(matrix, k)
+    for row, found, scores in zip(rows, items.tolist(), best.tolist(), strict=True):
+        single = {code: float(np.float32(value)) for code, value in row.items()}
+        expected = sorted(single, key=lambda code: (-single[code], code))[:k]
+        assert found == expected + [-1] * (k - len(expected))
+        assert scores == [single[code] for code in expected] + [-np.inf] * (k - len(expected))
+
+
+def test_the_sparse_answer_is_the_dense_one() -> None:
+    rng = np.random.default_rng(0)
+    scores = sparse.csr_matrix(np.where(rng.random((9, 30)) < 0.4, rng.integers(-2, 5, (9, 30)) + 0.5, 0).astype(np.float32))
+    queries = queries_of([[1, 2]] * 9, users=range(9), blocked=[[row, 2 * row, 2 * row] for row in range(9)])
+    for asked in (queries, replace(queries, allowed=np.arange(30) % 3 > 0)):
+        few = answer_sparse(lambda part: scores[part.users], asked, 30, 7, "few")
+        full = answer(lambda part: evidence(scores[part.users]), asked, 30, 7, "few")
+        assert np.array_equal(few.items, full.items)
+        assert np.array_equal(few.scores, full.scores)
 
 
 def test_weights_of_a_history_by_hand() -> None:

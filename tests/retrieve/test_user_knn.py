@@ -27,6 +27,16 @@ class TestTfIdf(RetrieverContract):
         return UserKNN(similarity="tfidf", half_life=10)
 
 
+class TestPearson(RetrieverContract):
+    def make(self) -> UserKNN:
+        return UserKNN(similarity="pearson", shrink=2)
+
+
+class TestBM25OnWeights(RetrieverContract):
+    def make(self) -> UserKNN:
+        return UserKNN(similarity="bm25", half_life_days=500, shrink=1)
+
+
 # u0 wants 0 1; u1 wants 1 2; u2 wants 0 1 2 3; u3 wants 4.
 HAND = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (2, 3), (3, 4)]
 
@@ -58,6 +68,36 @@ def test_tfidf_by_hand() -> None:
     to_u0 = w[0] ** 2 / (w[0] * np.hypot(w[0], w[1]))
     to_u2 = w[0] ** 2 / (w[0] * np.linalg.norm(w[:4]))
     assert scores([0], similarity="tfidf") == pytest.approx([to_u0 + to_u2, to_u0 + to_u2, to_u2, to_u2, 0], rel=1e-5)
+
+
+def test_pearson_by_hand() -> None:
+    """Of five items; the query 0. To u0 (0 1): cov = 1 - 2/5, variances 4/5 and 6/5. To u2 (0 1 2 3): 1 - 4/5 over 4/5, 4/5. u1: none."""
+    a, b = (3 / 5) / (4 / 5 * 6 / 5) ** 0.5, (1 / 5) / (4 / 5)
+    assert scores([0], similarity="pearson") == pytest.approx([a + b, a + b, b, b, 0])
+
+
+def test_bm25_by_hand() -> None:
+    """Items 0 and 1 wanted by two and three of four; users have 2 2 4 1 items, 9/4 in the mean, and the query 2."""
+
+    def weight(item: int, length: int) -> float:
+        idf = np.log1p(4 / np.array([2, 3, 2, 1, 1])[item])
+        return float(idf * 2.2 / (1 + 1.2 * (0.25 + 0.75 * length / 2.25)))
+
+    u0, u1, u2 = (sum(weight(item, 2) * weight(item, size) for item in shared) for shared, size in (((0, 1), 2), ((1,), 2), ((0, 1), 4)))
+    assert scores([0, 1], similarity="bm25") == pytest.approx([u0 + u2, u0 + u1 + u2, u1 + u2, u2, 0], rel=1e-5)
+
+
+def test_weighted_votes_by_hand() -> None:
+    """Half-life two days: of u2's items, day 4 to 7, the last but one of the log is 3. u2 alone shares item 3 with the query."""
+    row = 2.0 ** (-np.array([4, 3, 2, 1]) / 2)
+    found = scores([3], half_life_days=2)
+    assert found == pytest.approx([*(row[3] / np.linalg.norm(row) * row), 0], rel=1e-5)
+
+
+def test_a_jaccard_that_fades_by_hand() -> None:
+    """Weights 1/2 for 0 and 1 for 4. To u0: 1/2 in both, 1 + 1 + 1 in either; to u2: 1/2 of 4 + 1; to u3: 1 of 1/2 + 1."""
+    a, b, c = 0.5 / 3, 0.5 / 5, 1 / 1.5
+    assert scores([0, 4], similarity="jaccard", half_life=1) == pytest.approx([a + b, a + b, b, b, c])
 
 
 def test_a_user_is_not_their_own_neighbour() -> None:
