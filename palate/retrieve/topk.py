@@ -17,7 +17,7 @@ from palate.retrieve.base import history_matrix
 from palate.types import NOTHING, Candidates, Floats, Ints, Queries, Ragged
 
 BLOCK = 1 << 23
-"""Scores held at once (32 MB of float32; selecting needs about three times as much again)."""
+"""Scores held at once (32 MB of float32)."""
 
 
 def answer(score: Callable[[Queries], Floats], queries: Queries, n_items: int, k: int, source: str) -> Candidates:
@@ -108,29 +108,65 @@ def mask(scores: Floats, queries: Queries) -> Floats:
     return scores
 
 
-def top_k(scores: Floats, k: int) -> tuple[Ints, Floats]:
+def top_k(scores: Floats, k: int, above: Floats | None = None) -> tuple[Ints, Floats]:
     """The K largest of each row, falling; equal scores by lower column. scores: [b, N] -> columns [b, K], scores [b, K].
 
-    Where a row has fewer than K scores above -inf, the rest is NOTHING and -inf. Cost: O(b (N + K log K)).
+    Where a row has fewer than K scores above -inf, the rest is NOTHING and -inf. above: float32 [b], only scores greater than this
+    count: what is known of elsewhere already. NaN is never taken. Cost: O(b (N + K log K)); two passes over the scores at the speed of
+    memory, and little beside them unless many scores are equal to the K-th.
     """
     b, n = scores.shape
-    taken = min(k, n)
     items = np.full((b, k), NOTHING, dtype=np.int32)
     best = np.full((b, k), -np.inf, dtype=np.float32)
-    if not taken or not b:
-        return items, best
-    if taken < n:
-        chosen = np.argpartition(scores, n - taken, axis=1)[:, n - taken :]
-        chosen.sort(axis=1)
-        values = np.take_along_axis(scores, chosen, 1)
-        _settle_ties(scores, chosen, values)
-    else:
-        chosen, values = np.broadcast_to(np.arange(n), (b, n)), scores
-    order = np.argsort(-values, axis=1, kind="stable")
-    best[:, :taken] = np.take_along_axis(values, order, 1)
-    items[:, :taken] = np.take_along_axis(chosen, order, 1)
-    items[best == -np.inf] = NOTHING
+    if k and n:
+        size = max(1, _PIECE // n)
+        for start in range(0, b, size):
+            part = slice(start, start + size)
+            found, values = _top_k(scores[part], k, None if above is None else above[part])
+            items[part, : found.shape[1]], best[part, : found.shape[1]] = found, values
     return items, best
+
+
+_PIECE = 1 << 19
+"""Scores looked at together by `top_k`: what stays in a core's cache between its passes."""
+
+
+def _top_k(scores: Floats, k: int, above: Floats | None) -> tuple[Ints, Floats]:
+    """`top_k` of a few rows, at most K columns wide."""
+    b, n = scores.shape
+    least: Floats = np.full(b, np.finfo(np.float32).min, dtype=np.float32)  # all but -inf
+    groups = max(16 * k, 512)
+    if above is not None:
+        least = np.maximum(least, np.nextafter(above, np.float32(np.inf), dtype=np.float32))
+    elif n >= 4 * groups:
+        # The largest of each of many groups: K groups have one at least as large as the K-th largest of these, so that many scores
+        # are, and none below it can be among the K best.
+        deep = n // groups
+        most = scores[:, : deep * groups].reshape(b, deep, groups).max(axis=1)
+        least = np.fmax(least, np.partition(most, groups - k, axis=1)[:, groups - k])
+    places = np.flatnonzero(scores >= least[:, None])
+    rows, columns = np.divmod(places, n)
+    counts = np.bincount(rows, minlength=b)
+    width = int(counts.max(initial=0))
+    # Each row's own, in the order of their columns, which a stable sort leaves to equal scores.
+    within = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+    values = np.full((b, width), -np.inf, dtype=np.float32)
+    values[rows, within] = scores.reshape(-1)[places]
+    found = np.full((b, width), NOTHING, dtype=np.int32)
+    found[rows, within] = columns
+    if width > 2 * k:
+        values, found = _cut(values, found, k)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(found, order, 1), np.take_along_axis(values, order, 1)
+
+
+def _cut(values: Floats, columns: Ints, k: int) -> tuple[Floats, Ints]:
+    """The K largest of each row, of equals the first, in their order. [b, W] -> [b, K], K < W."""
+    last = np.partition(values, values.shape[1] - k, axis=1)[:, values.shape[1] - k, None]
+    over, level = values > last, values == last
+    keep = over | (level & (np.cumsum(level, axis=1) <= k - over.sum(axis=1, keepdims=True)))
+    shape = (len(values), k)
+    return values[keep].reshape(shape), columns[keep].reshape(shape)
 
 
 def top_k_sparse(matrix: sparse.csr_matrix, k: int) -> tuple[Ints, Floats]:
@@ -168,17 +204,6 @@ _LAST = (1 << 31) - 1
 def _ordered(bits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The bits of float32 numbers (none NaN) as int32 of the same order; done twice it gives the bits back."""
     return bits ^ ((bits >> 31) & np.int32(_LAST))
-
-
-def _settle_ties(scores: Floats, chosen: npt.NDArray[Any], values: Floats) -> None:
-    """Where scores equal to the last one taken were left out, takes the lowest columns among them. Changes `chosen`."""
-    last = values.min(axis=1, keepdims=True)
-    tied = (scores == last).sum(axis=1) > (values == last).sum(axis=1)
-    for row in np.flatnonzero(tied & (last[:, 0] > -np.inf)):
-        above = np.flatnonzero(scores[row] > last[row])
-        level = np.flatnonzero(scores[row] == last[row])
-        chosen[row] = np.sort(np.concatenate([above, level[: chosen.shape[1] - len(above)]]))
-        values[row] = scores[row, chosen[row]]
 
 
 def query_matrix(history: Ragged, n_items: int, half_life: float | None = None, last: int | None = None) -> sparse.csr_matrix:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -58,3 +59,30 @@ def test_weights_of_a_history_by_hand() -> None:
     assert query_matrix(history, 4).toarray().tolist() == [[1, 1, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert query_matrix(history, 4, half_life=1).toarray().tolist() == [[1, 0.25, 0, 0.5], [0, 0, 0, 0], [0, 0, 1, 0]]
     assert query_matrix(history, 4, last=2).toarray().tolist() == [[1, 0, 0, 1], [0, 0, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize("kind", ["normal", "ties", "few", "all equal"])
+def test_long_rows_against_sorting(kind: str) -> None:
+    """Long enough for the first pass over groups; `above` leaves out what is not greater."""
+    rng = np.random.default_rng(0)
+    for k, n in ((1, 2100), (5, 5000), (40, 3000)):
+        scores = rng.normal(size=(3, n)).astype(np.float32)
+        if kind == "ties":
+            scores = np.round(scores)
+        elif kind == "few":
+            scores[rng.random(scores.shape) < 0.999] = -np.inf
+        elif kind == "all equal":
+            scores[:] = 1.0
+        above = np.sort(scores, axis=1)[:, -3]
+        for some, floor in ((scores, None), (np.where(scores > above[:, None], scores, -np.inf).astype(np.float32), above)):
+            items, best = top_k(scores.copy(), k, floor)
+            order = np.lexsort((np.broadcast_to(np.arange(n), some.shape), -some), axis=1)[:, :k]
+            expected = np.take_along_axis(some, order, 1)
+            assert np.array_equal(best, expected)
+            assert np.array_equal(items, np.where(expected == -np.inf, -1, order))
+
+
+def test_nan_is_never_taken() -> None:
+    items, best = top_k(np.array([[np.nan, 1.0, np.nan, 2.0]], dtype=np.float32), 3)
+    assert items.tolist() == [[3, 1, -1]]
+    assert best.tolist() == [[2.0, 1.0, -np.inf]]
