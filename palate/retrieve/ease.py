@@ -10,11 +10,17 @@ Woodbury identity gives, with the much smaller `M = (X X' + l2 I)^-1` over users
 
     P = (I - X' M X) / l2,   so   score_j = (s_j - h_j d_j) / (1 - d_j)   with   s = h X' M X,
 
-and no N x N matrix ever exists.
+and no N x N matrix ever exists. Where both are too many, the local form is an approximation: column j of B is the ridge regression of
+item j on all the others, and here on the items S of the largest cosine with it only,
+
+    B_Sj = (X_S'X_S + l2 I)^-1 X_S'x_j,   0 elsewhere,
+
+which is exact where S is all the others (H. Steck, "Markov random fields for collaborative filtering", NeurIPS 2019, section 3).
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,10 +29,14 @@ import pydantic
 from scipy import sparse
 from scipy.linalg import lapack
 
-from palate.retrieve.base import Retriever, interactions
+from palate.retrieve.base import EventWeights, Retriever, weighted_interactions
 from palate.retrieve.gram import gram
+from palate.retrieve.local_gram import Columns, Locals
 from palate.retrieve.topk import answer, query_matrix, score_given, strongest
 from palate.types import Candidates, ConfigError, Floats, Ints, Log, Queries, Run, State
+
+DENSE = 20_000
+"""Users or items, whichever are fewer, up to which `auto` inverts a dense matrix."""
 
 
 class EASE(Retriever):
@@ -34,33 +44,43 @@ class EASE(Retriever):
 
     Items without positive events are never brought. Cost with n = min(users, items): fit O(n^3) time and O(n^2) memory
     (float32: 20,000 items need 1.6 GB and some minutes on 2 cores); retrieve O(history x N) a query (form over items: `keep` at most).
+    The local form: fit O(N m^3) time and O(N m) memory for m neighbours, retrieve O(history x m + N).
     """
 
-    class Config(Retriever.Config):
+    class Config(Retriever.Config, EventWeights):
         """l2: ridge; larger is smoother, and favours popular items. half_life: in places; weighs the newest item of a history 1, one
-        `half_life` places older 1/2 (None, as published: all alike). form: `auto` takes the smaller of users and items.
-        max_items: only so many items, the most popular, take part. keep: of the form over items, how many of the largest |B_ij| to
-        keep for each item j (None: all), which bounds the size of a bundle.
+        `half_life` places older 1/2 (None, as published: all alike). form: `auto` takes the smaller of users and items, and `local` where
+        both are more than 20,000. neighbours: of the local form, how many items each is regressed on.
+        max_items: only so many items, the most popular, take part (None: all). keep: of the form over items, how many of the largest
+        |B_ij| to keep for each item j (None: all), which bounds the size of a bundle. event_weights ...: see `EventWeights`.
         """
 
         l2: float = pydantic.Field(200.0, gt=0)
         half_life: float | None = pydantic.Field(None, gt=0)
-        form: Literal["auto", "items", "users"] = "auto"
-        max_items: int = pydantic.Field(20_000, ge=1)
+        form: Literal["auto", "items", "users", "local"] = "auto"
+        neighbours: int = pydantic.Field(300, ge=1)
+        max_items: int | None = pydantic.Field(None, ge=1)
         keep: int | None = pydantic.Field(1000, ge=1)
 
     config: Config
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
-        matrix = interactions(log)
+        matrix = weighted_interactions(log, self.config)
         self.n_items = log.n_items
         counts = np.diff(matrix.tocsc().indptr)
-        popular = np.argsort(-counts, kind="stable")[: min(self.config.max_items, int((counts > 0).sum()))]
+        popular = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())][: self.config.max_items]
         self.items: Ints = np.sort(popular).astype(np.int32)
         matrix = matrix[:, self.items]
         matrix = matrix[np.diff(matrix.indptr) > 0]
         users, items = matrix.shape
-        self.over_users = self.config.form == "users" or (self.config.form == "auto" and users < items)
+        form = self.config.form
+        if form == "auto":
+            form = "local" if min(users, items) > DENSE else "users" if users < items else "items"
+        self.over_users = form == "users"
+        if form == "local":
+            self._fit_locally(matrix)
+            return self
+        _must_fit(users if self.over_users else items, self.config.form)
         if self.over_users:
             self._fit_over_users(matrix)
         else:
@@ -76,7 +96,7 @@ class EASE(Retriever):
             part = self.columns[start : start + size]
             d[start : start + size] = np.asarray(part.multiply(part @ inverse).sum(axis=1)).ravel()
         self.d: Floats = d.astype(np.float32)
-        self.inverse: Floats = inverse.astype(np.float32)
+        self.inverse: Floats = inverse.astype(np.float32, copy=False)
 
     def _fit_over_items(self, x: sparse.csr_matrix) -> None:
         weights = _inverse(gram(x, np.float32), self.config.l2)
@@ -84,6 +104,17 @@ class EASE(Retriever):
         np.fill_diagonal(weights, 0.0)
         keep = self.config.keep
         self.weights: Any = weights if keep is None or keep >= len(weights) else _largest(weights, keep)
+
+    def _fit_locally(self, x: sparse.csr_matrix) -> None:
+        near, columns = Locals(x, self.config.neighbours), Columns()
+        for j in range(x.shape[1]):
+            items, product, target = near.products(j)
+            product[np.diag_indices_from(product)] += self.config.l2
+            _, weights, failed = lapack.dposv(product, target, lower=1, overwrite_a=1) if len(items) else (None, target, 0)
+            if failed:
+                raise ConfigError(_too_small(self.config.l2))
+            columns.add(items, weights)
+        self.weights = columns.matrix()
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
         return answer(self._score, queries, self.n_items, k, self.name)
@@ -132,6 +163,8 @@ class EASE(Retriever):
         meta = {"n_items": self.n_items, "form": "users" if self.over_users else "items"}
         if self.over_users:
             arrays = {"columns.indptr": self.columns.indptr, "columns.indices": self.columns.indices, "inverse": self.inverse, "d": self.d}
+            if not (self.columns.data == 1).all():
+                arrays["columns.data"] = self.columns.data
         elif sparse.issparse(self.weights):
             arrays = {"weights.indptr": self.weights.indptr, "weights.indices": self.weights.indices, "weights.data": self.weights.data}
         else:
@@ -144,14 +177,33 @@ class EASE(Retriever):
         n = len(self.items)
         if self.over_users:
             self.inverse, self.d = arrays["inverse"], arrays["d"]
-            ones = np.ones(len(arrays["columns.indices"]), dtype=np.float32)
-            self.columns = sparse.csr_matrix((ones, arrays["columns.indices"], arrays["columns.indptr"]), shape=(n, len(self.inverse)))
+            data = arrays.get("columns.data", np.ones(len(arrays["columns.indices"]), dtype=np.float32))
+            self.columns = sparse.csr_matrix((data, arrays["columns.indices"], arrays["columns.indptr"]), shape=(n, len(self.inverse)))
         elif "weights" in arrays:
             self.weights = arrays["weights"]
         else:
             parts = (arrays["weights.data"], arrays["weights.indices"], arrays["weights.indptr"])
             self.weights = sparse.csr_matrix(parts, shape=(n, n))
         return self
+
+
+def _too_small(l2: float) -> str:
+    return f"ease.l2: {l2:g} is too small for this log: the matrix to invert is not positive definite; raise it"
+
+
+def _must_fit(n: int, form: str) -> None:
+    """ConfigError where a dense matrix of n x n, and a little beside it, is more than the machine has."""
+    need, have = 1.2 * 4 * n**2 / 2**30, _memory() / 2**30
+    if need > have:
+        raise ConfigError(
+            f"ease.form: {form!r} inverts a matrix of {n:,} x {n:,}, which needs {need:.1f} GiB of the {have:.1f} GiB of this machine;"
+            ' choose form = "local", or fewer items by max_items'
+        )
+
+
+def _memory() -> int:
+    """Bytes of the whole machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _inverse(matrix: npt.NDArray[Any], l2: float) -> npt.NDArray[Any]:
@@ -164,7 +216,7 @@ def _inverse(matrix: npt.NDArray[Any], l2: float) -> npt.NDArray[Any]:
     if not failed:
         factor, failed = (lapack.dpotri if double else lapack.spotri)(factor, lower=1, overwrite_c=1)
     if failed:
-        raise ConfigError(f"ease.l2: {l2:g} is too small for this log: the matrix to invert is not positive definite; raise it")
+        raise ConfigError(_too_small(l2))
     return _mirror(factor.T)
 
 

@@ -99,8 +99,9 @@ class Likeness:
     def _likeness(self, met: Floats, sums: Floats, squares: Floats, j: Reals, shared: Floats) -> Floats:
         """met, shared: m_ij and n_ij of some pairs; sums, squares: s_i and q_i; j: the things. One value a pair."""
         others = self.squares[j]
+        likeness: Reals = met
         if self.kind == "bm25":
-            likeness = met
+            pass
         elif self.kind == "jaccard":
             likeness = met / ((sums + self.sums[j] if self._counts else squares + others) - met)
         elif self.kind == "conditional":
@@ -111,7 +112,7 @@ class Likeness:
             likeness = np.where(spread > 0, met - sums * self.sums[j] / self.contexts, 0) / np.sqrt(np.where(spread > 0, spread, 1))
         else:
             likeness = met / np.sqrt(squares * others)
-        return likeness * (shared / (shared + self.shrink)) if self.shrink else likeness
+        return (likeness * (shared / (shared + self.shrink)) if self.shrink else likeness).astype(np.float32, copy=False)
 
 
 def nearest(block: sparse.csr_matrix, neighbours: int, start: int | None = None) -> sparse.csr_matrix:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palate.retrieve import ease as ease_module
 from palate.retrieve.base import interactions
 from palate.retrieve.ease import EASE
 from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
@@ -28,12 +29,22 @@ class TestPruned(RetrieverContract):
         return EASE(l2=10, form="items", keep=20)
 
 
+class TestLocal(RetrieverContract):
+    def make(self) -> EASE:
+        return EASE(l2=10, form="local", neighbours=20)
+
+
+class TestWeightedOverUsers(RetrieverContract):
+    def make(self) -> EASE:
+        return EASE(l2=10, form="users", half_life_days=1000)
+
+
 class TestFading(RetrieverContract):
     def make(self) -> EASE:
         return EASE(l2=10, half_life=5)
 
 
-@pytest.mark.parametrize("form", ["users", "items"])
+@pytest.mark.parametrize("form", ["users", "items", "local"])
 def test_by_hand(form: str) -> None:
     """Two items, wanted together by one user, item 0 alone by another: X = [[1, 1], [1, 0]], l2 = 1.
 
@@ -63,22 +74,68 @@ def test_the_weights_solve_steck_s_problem_oracle() -> None:
     st.lists(st.tuples(st.integers(0, 8), st.integers(0, 11)), min_size=1, max_size=60),
     st.sampled_from([0.5, 20.0, 300.0]),
     st.sampled_from([None, 2.0]),
+    st.sampled_from([None, 30.0]),
     st.integers(3, 12),
 )
-def test_both_forms_agree(events: list[tuple[int, int]], l2: float, half_life: float | None, max_items: int) -> None:
+def test_all_forms_agree_oracle(
+    events: list[tuple[int, int]], l2: float, half_life: float | None, days: float | None, max_items: int
+) -> None:
     log = log_of(events, 9, 12)
     queries = queries_of([[0, 1, 2], [5, 5, 3], [11], []], blocked=[[], [], [11], []])
     answers = [
-        EASE(l2=l2, half_life=half_life, form=form, max_items=max_items, keep=None).fit(log).retrieve(queries, 12)
-        for form in ("users", "items")
+        EASE(l2=l2, half_life=half_life, half_life_days=days, form=form, max_items=max_items, keep=None).fit(log).retrieve(queries, 12)
+        for form in ("users", "items", "local")
     ]
-    np.testing.assert_allclose(np.sort(answers[0].scores), np.sort(answers[1].scores), rtol=2e-4, atol=2e-5)
-    assert np.array_equal(answers[0].present, answers[1].present)
+    for other in answers[1:]:
+        np.testing.assert_allclose(np.sort(answers[0].scores), np.sort(other.scores), rtol=2e-4, atol=2e-5)
+        assert np.array_equal(answers[0].present, other.present)
 
 
-def test_auto_takes_the_smaller_side() -> None:
+def test_the_local_form_is_a_ridge_regression_on_the_neighbours_oracle() -> None:
+    """Column by column, on the five items of the largest cosine: numpy's least squares with the ridge as further rows."""
+    log, _, _ = clustered(users=30, items=20)
+    x = interactions(log).toarray().astype(np.float64)
+    ease = EASE(l2=3, form="local", neighbours=5).fit(log)
+    cosine = x.T @ x / np.sqrt(np.outer(x.sum(0), x.sum(0)))
+    np.fill_diagonal(cosine, 0)
+    for j in range(20):
+        near = np.argsort(-cosine[:, j], kind="stable")[:5]
+        rows = np.concatenate([x[:, near], 3**0.5 * np.eye(5)])
+        expected = np.zeros(20)
+        expected[near] = np.linalg.lstsq(rows, np.concatenate([x[:, j], np.zeros(5)]))[0]
+        np.testing.assert_allclose(ease.weights.toarray()[:, j], expected, atol=1e-5)
+
+
+def test_more_neighbours_come_nearer_to_the_whole() -> None:
+    log, queries, _ = clustered()
+    whole = EASE(l2=10, form="items", keep=None).fit(log).retrieve(queries, 5).items
+    shared = [
+        np.mean(
+            [np.isin(a, b) for a, b in zip(EASE(l2=10, form="local", neighbours=m).fit(log).retrieve(queries, 5).items, whole, strict=True)]
+        )
+        for m in (10, 40, 58)
+    ]
+    assert shared[0] < shared[1] < shared[2]
+    assert shared[1] > 0.8
+
+
+def test_what_memory_cannot_hold_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    log, _, _ = clustered(users=30, items=50)
+    monkeypatch.setattr(ease_module, "_memory", lambda: 4 * 30**2)
+    for form in ("items", "users"):
+        with pytest.raises(ConfigError, match=rf"ease\.form: '{form}' inverts .* choose form = \"local\", or fewer items by max_items"):
+            EASE(form=form).fit(log)
+    EASE(form="local").fit(log)
+
+
+def test_auto_takes_the_smaller_side(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EASE().fit(log_of([(0, i) for i in range(4)])).over_users
     assert not EASE().fit(log_of([(u, u % 3) for u in range(9)])).over_users
+    few = EASE().fit(log_of([(0, i) for i in range(4)]))
+    monkeypatch.setattr(ease_module, "DENSE", 0)
+    many = EASE().fit(log_of([(0, i) for i in range(4)]))
+    assert not many.over_users
+    np.testing.assert_allclose(few.retrieve(queries_of([[0]]), 3).scores, many.retrieve(queries_of([[0]]), 3).scores, rtol=1e-5)
 
 
 def test_only_the_most_popular_items_take_part() -> None:
