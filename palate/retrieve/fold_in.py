@@ -1,0 +1,49 @@
+"""Users who were not there when the model was made: their vector from the vectors of their history.
+
+A linear map from what the vectors of a history say to the vector the user was given, learnt on the users of the log by ridge
+regression (Hoerl and Kennard 1970, "Ridge Regression: Biased Estimation for Nonorthogonal Problems"):
+
+    x_h = (mean_{i in h} q_i,  mean_{i in h} q_i sqrt|h|,  sqrt|h|,  1)             W = argmin  sum_u |p_u - x_u W|^2 + l2 U |W|^2
+
+It serves whatever loss the vectors come from, which the normal equations of one loss would not. |h| is bounded by the longest history
+learnt from. Numpy only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+
+from palate.types import Floats
+
+
+class FoldIn:
+    """weights: float32 [2 D + 2, D']. items: float32 [N, D], the vectors q. longest: the largest |h| it may see."""
+
+    def __init__(self, weights: Floats, items: Floats, longest: int) -> None:
+        self.weights, self.items, self.longest = weights, items, longest
+
+    @classmethod
+    def fit(cls, known: sparse.csr_matrix, items: Floats, users: Floats, l2: float = 1e-3) -> FoldIn:
+        """known: users by items [U, N], nonzero where wanted; users without any are left out. items: [N, D]. users: [U, D'].
+
+        l2 is relative to the mean squared size of x. Cost: the nonzeros times D, and U (2 D)^2.
+        """
+        some = np.diff(known.indptr) > 0
+        longest = int(np.diff(known.indptr).max(initial=1))
+        empty = cls(np.zeros((0, 0), dtype=np.float32), items, longest)
+        x, y = empty.inputs(known[some]).astype(np.float64), users[some].astype(np.float64)
+        moments = x.T @ x
+        moments[np.diag_indices_from(moments)] += l2 * max(float(np.diag(moments).mean()), 1e-12)
+        return cls(np.linalg.solve(moments, x.T @ y).astype(np.float32), items, longest)
+
+    def inputs(self, known: sparse.csr_matrix) -> Floats:
+        """x of each history: float32 [B, 2 D + 2]. known: [B, N]."""
+        length = np.diff(known.indptr).astype(np.float32)[:, None]
+        mean = (known != 0).astype(np.float32) @ self.items / np.maximum(length, 1)
+        root = np.sqrt(np.minimum(length, self.longest))
+        return np.concatenate([mean, mean * root, root, np.ones_like(root)], axis=1).astype(np.float32)
+
+    def __call__(self, known: sparse.csr_matrix) -> Floats:
+        """Vectors [B, D'] of histories [B, N]."""
+        return self.inputs(known) @ self.weights
