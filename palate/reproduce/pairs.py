@@ -84,9 +84,10 @@ def table(path: Path, columns: int) -> Longs | None:
         return None
     if not all(dtype == pl.Int64 for dtype in frame.dtypes[:2]) or not all(dtype.is_numeric() for dtype in frame.dtypes[:columns]):
         return None
-    if any(frame[:, place].has_nulls() or frame[:, place].min() < 0 for place in range(columns)):
+    if any(series.has_nulls() for series in frame.get_columns()[:columns]):
         return None
-    return frame.select(pl.nth(range(columns)).cast(pl.Int64)).to_numpy()
+    rows = frame.select(pl.nth(range(columns)).cast(pl.Int64)).to_numpy()
+    return None if rows.min(initial=0) < 0 else rows
 
 
 def lines(path: Path) -> list[str]:
@@ -168,10 +169,11 @@ def tried(
     settings of the entry and every change in its `grid` are tried so first, and the best by `metric` is fitted.
     """
     run = Run(seed=seed, quiet=True, train=_engine)
-    settings, validation = dict(entry.settings), []
+    settings = dict(entry.settings)
+    validation: list[dict[str, Any]] = []
     if on_validation is not None:
         for changes in ({}, *entry.grid):
-            attempt = {**entry.settings, **changes}
+            attempt: dict[str, Any] = {**entry.settings, **changes}
             began = time.perf_counter()
             metrics = on_validation(retriever_of(entry, attempt), run)
             validation.append({"settings": attempt, "metrics": metrics, "seconds": time.perf_counter() - began})

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palate.retrieve import index
-from palate.retrieve.index import ExactIndex
-from palate.testing.contracts import assert_well_formed, queries_of
-from palate.types import Ragged
+from palate.retrieve.ann import restore_index
+from palate.retrieve.index import ExactIndex, fingerprint
+from palate.testing.contracts import assert_can_be_saved, assert_well_formed, queries_of
+from palate.types import BundleError, ConfigError, DataError, Ragged
 
 
 def brute_force(scores: np.ndarray, k: int, blocked: list[set[int]], allowed: np.ndarray | None) -> list[list[int]]:
@@ -71,3 +72,84 @@ def test_an_empty_index() -> None:
     items, scores = ExactIndex(np.zeros((0, 3), dtype=np.float32)).search(np.ones((2, 3), dtype=np.float32), 2)
     assert items.tolist() == [[-1, -1], [-1, -1]]
     assert np.isneginf(scores).all()
+
+
+def test_added_and_removed_by_hand() -> None:
+    """Item 1 goes, item 0 gets another vector, item 5 comes: 3 and 4 were never there."""
+    index = ExactIndex(np.array([[1, 0], [2, 0], [3, 0]], dtype=np.float32))
+    index.remove(np.array([1]))
+    assert index.search(np.ones((1, 2), dtype=np.float32), 3)[0].tolist() == [[2, 0, -1]]
+    index.add(np.array([5, 0]), np.array([[2.5, 0], [9, 0]], dtype=np.float32))
+    assert len(index) == 6
+    items, scores = index.search(np.ones((1, 2), dtype=np.float32), 6)
+    assert items.tolist() == [[0, 2, 5, -1, -1, -1]]
+    assert scores[0, :3].tolist() == [9, 3, 2.5]
+    assert index.search(np.ones((1, 2), dtype=np.float32), 1, allowed=np.arange(6) > 2)[0].tolist() == [[5]]
+    index.add(np.array([1]), np.array([[2, 0]], dtype=np.float32))
+    assert index.search(np.ones((1, 2), dtype=np.float32), 4)[0].tolist() == [[0, 2, 5, 1]]
+
+
+def test_the_given_vectors_are_left_as_they_were() -> None:
+    vectors = np.eye(2, dtype=np.float32)
+    vectors.flags.writeable = False
+    index = ExactIndex(vectors)
+    index.add(np.array([0]), np.array([[7, 7]], dtype=np.float32))
+    assert vectors[0].tolist() == [1, 0]
+    assert index.vectors[0].tolist() == [7, 7]
+
+
+@pytest.mark.parametrize("block", [3, 1 << 15])
+def test_masks_blocks_and_removals_against_brute_force(block: int) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(40, 5)).astype(np.float32), rng.normal(size=(9, 5)).astype(np.float32)
+    index = ExactIndex(vectors, items=block)
+    index.remove(np.array([3, 30]))
+    blocked = [set(rng.integers(0, 40, 4).tolist()) for _ in range(9)]
+    allowed = rng.random(40) < 0.8
+    items, _ = index.search(queries, 7, Ragged.of([sorted(row) for row in blocked]), allowed)
+    assert items.tolist() == brute_force(queries @ vectors.T, 7, [row | {3, 30} for row in blocked], allowed)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    index = ExactIndex(np.eye(3, dtype=np.float32), version="one")
+    ones = np.ones((1, 3), dtype=np.float32)
+    assert index.search(ones, 1, version="one")[0].tolist() == [[0]]
+    with pytest.raises(ConfigError, match="index: its vectors have 3 dimensions, the queries 2; build the index with this tower"):
+        index.search(np.ones((1, 2), dtype=np.float32), 1)
+    with pytest.raises(ConfigError, match="index: made by version one of the tower, the queries by two; build the index again"):
+        index.search(ones, 1, version="two")
+    with pytest.raises(ConfigError, match="the new ones by two"):
+        index.add(np.array([3]), ones, version="two")
+    with pytest.raises(DataError, match="query 0 has a vector that is not finite"):
+        index.search(ones * np.nan, 1)
+    with pytest.raises(DataError, match="item 7 has a vector that is not finite"):
+        index.add(np.array([7]), ones * np.inf)
+    with pytest.raises(DataError, match="remove: no item 3 is there"):
+        index.remove(np.array([0, 3]))
+    with pytest.raises(DataError, match=r"each code .* once; got 2 codes, 2 vectors"):
+        index.add(np.array([4, 4]), np.ones((2, 3), dtype=np.float32))
+    index.remove(np.array([0]))
+    with pytest.raises(DataError, match="remove: no item 0 is there"):
+        index.remove(np.array([0]))
+
+
+def test_fingerprints_tell_weights_apart() -> None:
+    weights = {"a": np.arange(4, dtype=np.float32), "b": np.zeros((0, 2), dtype=np.float32)}
+    assert fingerprint(weights) == fingerprint(dict(reversed(weights.items())))
+    assert fingerprint(weights) != fingerprint(weights | {"a": np.arange(4, dtype=np.float64)})
+    assert fingerprint(weights) != fingerprint(weights | {"a": np.array([0, 1, 2, 3.0000002], dtype=np.float32)})
+    assert fingerprint({"a": np.zeros((2, 3), np.float32)}) != fingerprint({"a": np.zeros((3, 2), np.float32)})
+
+
+def test_saved_and_restored() -> None:
+    rng = np.random.default_rng(0)
+    index = ExactIndex(rng.normal(size=(20, 4)).astype(np.float32), "cosine", version="v")
+    index.remove(np.array([4]))
+    state = index.state()
+    assert_can_be_saved(state)
+    again = restore_index(state)
+    queries = rng.normal(size=(3, 4)).astype(np.float32)
+    assert again.search(queries, 5, version="v")[0].tolist() == index.search(queries, 5)[0].tolist()
+    state.arrays["present"].resize(3, refcheck=False)
+    with pytest.raises(BundleError, match="do not fit together"):
+        restore_index(state)
