@@ -62,6 +62,8 @@ WITHOUT_TORCH = (
     "palate.retrieve.item_knn",
     "palate.retrieve.user_knn",
     "palate.retrieve.ease",
+    "palate.retrieve.slim",
+    "palate.retrieve.graph_filter",
     "palate.retrieve.ann",
     "palate.retrieve.index",
     "palate.retrieve.als",

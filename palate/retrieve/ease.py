@@ -35,22 +35,22 @@ from palate.retrieve.local_gram import Columns, Locals
 from palate.retrieve.topk import answer, query_matrix, score_given, strongest
 from palate.types import Candidates, ConfigError, Floats, Ints, Log, Queries, Run, State
 
-DENSE = 20_000
+DENSE = 30_000
 """Users or items, whichever are fewer, up to which `auto` inverts a dense matrix."""
 
 
 class EASE(Retriever):
     """EASE^R. Serves users it never saw, from their history; brings nothing for an empty history.
 
-    Items without positive events are never brought. Cost with n = min(users, items): fit O(n^3) time and O(n^2) memory
-    (float32: 20,000 items need 1.6 GB and some minutes on 2 cores); retrieve O(history x N) a query (form over items: `keep` at most).
-    The local form: fit O(N m^3) time and O(N m) memory for m neighbours, retrieve O(history x m + N).
+    Items without positive events are never brought. Cost with n = min(users, items): fit O(n^3) time and O(n^2) memory (float32: n = 20,000
+    needs 1.6 GB and some minutes on 2 cores, 30,000 3.6 GB); retrieve O(history x N) a query (form over items: `keep` at most).
+    The local form: fit O(N m^3) time and O(N m) memory for m neighbours; retrieve O(history x m + N).
     """
 
     class Config(Retriever.Config, EventWeights):
         """l2: ridge; larger is smoother, and favours popular items. half_life: in places; weighs the newest item of a history 1, one
         `half_life` places older 1/2 (None, as published: all alike). form: `auto` takes the smaller of users and items, and `local` where
-        both are more than 20,000. neighbours: of the local form, how many items each is regressed on.
+        both are more than 30,000. neighbours: of the local form, how many items each is regressed on.
         max_items: only so many items, the most popular, take part (None: all). keep: of the form over items, how many of the largest
         |B_ij| to keep for each item j (None: all), which bounds the size of a bundle. event_weights ...: see `EventWeights`.
         """
