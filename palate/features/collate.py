@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def collate_rows(
     values = torch.empty(features * rows, dtype=torch.int64)
     if features:
         np.copyto(values.numpy().reshape(features, rows), ids.T)
-    lengths = torch.ones(features * rows, dtype=torch.int32)
+    lengths = _one_each(features * rows)
     names = keys if keys is not None else [sparse.name for sparse in inputs.sparse]
     return Batch(
         dense=_tensor(dense, np.float32),
@@ -63,6 +64,12 @@ def collate_rows(
         labels=_tensor(labels, np.float32),
         weights=torch.ones(rows) if weights is None else _tensor(weights, np.float32),
     )
+
+
+@lru_cache(maxsize=8)
+def _one_each(count: int) -> torch.Tensor:
+    """Lengths of bags of one id. One tensor for all batches of a size, never written to: who has seen it once knows it again."""
+    return torch.ones(count, dtype=torch.int32)
 
 
 def _tensor(values: npt.NDArray[Any], dtype: npt.DTypeLike | None = None) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,24 @@ class Flat:
     eps: float
 
 
-def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float) -> Tensor:
+@dataclass(frozen=True)
+class Sorted:
+    """Ids put in order for `update`: by_row the ids, rising; order where each of them stood; begins where each distinct id begins."""
+
+    by_row: Tensor
+    order: Tensor
+    begins: Tensor
+
+    @classmethod
+    def of(cls, ids: Tensor) -> Sorted:
+        """ids: [n]. Cost: one sort."""
+        by_row, order = torch.sort(ids, stable=True)
+        first = torch.ones_like(by_row, dtype=torch.bool)
+        torch.ne(by_row[1:], by_row[:-1], out=first[1:])
+        return cls(by_row, order, first.nonzero().squeeze(1))
+
+
+def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float, known: Sorted | None = None) -> Tensor:
     """Sums of rows: float32 [bags, D]; and in the backward pass, with g_r the sum of the gradients of the bags that hold row r,
 
         row-wise Adagrad   m_r += mean_d g_rd^2     w_r  -= rate g_r / (sqrt(m_r) + eps)
@@ -38,17 +56,18 @@ def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float) -> Tensor:
     optimisers, in whose memory the tables lie. No gradient of a table exists, and the order of all sums is fixed.
 
     ids: rows of `flat`, int32 or int64 [n]. bags: int64 [bags + 1], where each bag begins, and the end; None where each id is a bag.
-    Cost: one gather forward; a sort of n ids, one sum by row, and a gather and a scatter of the distinct rows backward.
+    known: the ids in order, where they were sorted beforehand. Cost: one gather forward; a sort of n ids, one sum by row, and a gather
+    and a scatter of the distinct rows backward.
     """
     anchor = torch.empty(0, requires_grad=torch.is_grad_enabled())
-    sums: Tensor = _Lookup.apply(anchor, flat, ids, bags, rate)  # type: ignore[no-untyped-call]
+    sums: Tensor = _Lookup.apply(anchor, flat, ids, bags, rate, known)  # type: ignore[no-untyped-call]
     return sums
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, flat: Flat, ids: Tensor, bags: Tensor | None, rate: float) -> Tensor:
-        ctx.flat, ctx.rate = flat, rate
+    def forward(ctx: Any, anchor: Tensor, flat: Flat, ids: Tensor, bags: Tensor | None, rate: float, known: Sorted | None) -> Tensor:
+        ctx.flat, ctx.rate, ctx.known = flat, rate, known
         ctx.save_for_backward(ids, bags)
         if bags is None:
             return _rows(flat.weight, ids)
@@ -56,20 +75,17 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
         ids, bags = ctx.saved_tensors
         if len(ids):
-            update(ctx.flat, ids, bags, gradient.contiguous(), ctx.rate)
-        return gradient.new_empty(0), None, None, None, None
+            update(ctx.flat, ctx.known or Sorted.of(ids), bags, gradient.contiguous(), ctx.rate)
+        return gradient.new_empty(0), None, None, None, None, None
 
 
-def update(flat: Flat, ids: Tensor, bags: Tensor | None, gradient: Tensor, rate: float) -> None:
+def update(flat: Flat, ids: Sorted, bags: Tensor | None, gradient: Tensor, rate: float) -> None:
     """Applies the rule of `lookup` for the gradient [bags, D] of its result."""
-    by_row, order = torch.sort(ids, stable=True)
-    first = torch.ones_like(by_row, dtype=torch.bool)
-    torch.ne(by_row[1:], by_row[:-1], out=first[1:])
-    begins = first.nonzero().squeeze(1)
-    short = by_row[begins]
+    order, begins = ids.order, ids.begins
+    short = ids.by_row[begins]
     rows = short.long()
     if bags is not None:  # which bag each id is in
         order = torch.repeat_interleave(torch.diff(bags))[order]
@@ -90,7 +106,13 @@ def update(flat: Flat, ids: Tensor, bags: Tensor | None, gradient: Tensor, rate:
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:
     """[n, D]: bags of one id each. That kernel fetches rows from memory before it comes to them, and index_select does not."""
-    return functional.embedding_bag(ids, table, torch.arange(len(ids), dtype=ids.dtype), mode="sum")
+    return functional.embedding_bag(ids, table, _counting(len(ids), ids.dtype), mode="sum")
+
+
+@lru_cache(maxsize=8)
+def _counting(count: int, dtype: torch.dtype) -> Tensor:
+    """0, 1, ... as far as `count`; never written to."""
+    return torch.arange(count, dtype=dtype)
 
 
 def flatten(tables: list[Tensor], momentum: list[Tensor], rule: Rule, eps: float) -> Flat | None:
