@@ -97,6 +97,8 @@ class Index(ABC):
             raise DataError(f"index: query {int((~np.isfinite(vectors)).any(axis=1).argmax())} has a vector that is not finite")
         if not self.present.all():
             allowed = self.present if allowed is None else self.present & allowed
+        elif allowed is not None and allowed.all():
+            allowed = None
         if not len(self) or not len(vectors):
             return top_k(np.zeros((len(vectors), 0), dtype=np.float32), k)
         return self._search(self._prepared(vectors), k, blocked, allowed)

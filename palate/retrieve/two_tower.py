@@ -35,8 +35,10 @@ from palate.features.vocab import OOV
 from palate.losses import in_batch_softmax, sampled_softmax
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP
+from palate.retrieve.ann import IndexConfig, build_index, restore_index
 from palate.retrieve.base import Retriever, wanted
-from palate.retrieve.index import ExactIndex
+from palate.retrieve.factorized import hold_out, validation
+from palate.retrieve.index import Index, fingerprint
 from palate.retrieve.topk import inner_products, query_matrix, strongest
 from palate.types import Batch, Candidates, ConfigError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, Run, State
 
@@ -57,6 +59,8 @@ class TwoTower(Retriever):
         rows; `in_batch_log_q`: the same, corrected for their popularity; `mixed`: both, corrected for the mixture.
         n_negatives: uniform draws a batch, shared by its rows. remove_accidental_hits: the row's own positive is never its negative.
         temperature: divides the scores. id_dropout: share of user ids, and of item ids, replaced by OOV in training.
+        validate_on: users whose last event is held out of training, to watch `recall@1`, `@10`, `@100` and `mrr` over the whole catalogue
+        after each epoch (`train.monitor` may name one, and the best epoch is kept). index: how items are searched.
         train: how it is trained; settings left out are those of this model, not of `Training`.
         """
 
@@ -73,6 +77,8 @@ class TwoTower(Retriever):
         similarity: Literal["cosine", "dot"] = "cosine"
         temperature: float = pydantic.Field(0.1, gt=0)
         id_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+        validate_on: int = pydantic.Field(0, ge=0)
+        index: IndexConfig = IndexConfig()
         train: Training = Training(epochs=3, batch_size=512, sparse_lr=0.1)
 
         @pydantic.field_validator("train", mode="before")
@@ -86,11 +92,18 @@ class TwoTower(Retriever):
     config: Config
     curves: Mapping[str, list[float]]
     """Of the training: a list a metric, one value an epoch."""
+    index: Index
+    version: str
+    """Of the towers: the fingerprint of their weights, which the index carries."""
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
         """Cost: for each positive event and epoch, one query tower, 1 + n_negatives / batch_size item towers, and a row of scores."""
         if run.train is None:
             raise ConfigError(f"{self.name}: a network needs a training engine; give run=Run(train=Trainer())")
+        validate = None
+        if self.config.validate_on:
+            log, asked, found = hold_out(log, self.config.validate_on, run.seed)
+            validate = validation(self, asked, found, log.n_items)
         positives, history = wanted(log), History.of(log)
         encoder = Encoder.fit(self._features(log), log, history)
         examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed)
@@ -98,10 +111,21 @@ class TwoTower(Retriever):
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             self._build(encoder)
-            self.curves = run.train(self.network, loader, self.step, self.config.train, name=self.name, run=run)
+            self.curves = run.train(self.network, loader, self.step, self.config.train, name=self.name, run=run, validate=validate)
         self.network.cpu().eval()
-        self.index = ExactIndex(self.encode_items(np.arange(log.n_items, dtype=np.int32)))
+        self._index(history, log.n_items, run)
         return self
+
+    def _index(self, history: History, n_items: int, run: Run) -> None:
+        self.version = fingerprint(self._weights())
+        users = np.arange(history.n_users, dtype=np.int32)
+        asked = np.random.default_rng(run.seed).choice(users, min(len(users), self.config.index.sample), replace=False)
+        queries = None if self.config.index.kind == "exact" else self.encode_queries(history.queries(asked))
+        vectors, settings = self.encode_items(np.arange(n_items, dtype=np.int32)), self.config.index
+        self.index = build_index(vectors, settings, version=self.version, queries=queries, seed=run.seed, quiet=run.quiet)
+
+    def _weights(self) -> dict[str, Any]:
+        return {name: tensor.detach().cpu().numpy() for name, tensor in self.network.state_dict().items()}
 
     def _features(self, log: Log) -> FeatureSet:
         if self.config.features is None:
@@ -139,15 +163,16 @@ class TwoTower(Retriever):
 
     def _vectors(self, encode: Callable[[Longs], Encoded], size: int, tower: int) -> Floats:
         vectors = np.empty((size, self.config.width), dtype=np.float32)
+        device = next(self.network.parameters()).device
         with torch.no_grad():  # not inference_mode: the CPU kernels of FBGEMM are registered for autograd only
             for start in range(0, size, ROWS):
                 rows = np.arange(start, min(start + ROWS, size))
-                vectors[rows] = self.network(collate(encode(rows)))[tower].numpy()
+                vectors[rows] = self.network(collate(encode(rows)).to(device))[tower].float().cpu().numpy()
         return vectors
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:
-        """Exact search. Cost: O(B N D)."""
-        return self.index.retrieve(self.encode_queries(queries), queries, k, self.name)
+        """Cost of exact search: O(B N D)."""
+        return self.index.retrieve(self.encode_queries(queries), queries, k, self.name, version=self.version)
 
     def score(self, queries: Queries, items: Ints) -> Floats:
         return inner_products(self.encode_queries(queries), self.index.vectors, items)
@@ -168,8 +193,10 @@ class TwoTower(Retriever):
     def state(self) -> State:
         encoder = self.encoder.state()
         arrays = {f"encoder.{name}": array for name, array in encoder.arrays.items()}
-        arrays |= {f"network.{name}": tensor.detach().cpu().numpy() for name, tensor in self.network.state_dict().items()}
-        return State(arrays | {"vectors": self.index.vectors}, encoder.frames, {"encoder": encoder.meta})
+        index = self.index.state()
+        arrays |= {f"network.{name}": array for name, array in self._weights().items()}
+        arrays |= {f"index.{name}": array for name, array in index.arrays.items()}
+        return State(arrays, encoder.frames, {"encoder": encoder.meta, "index": index.meta})
 
     def restore(self, state: State) -> Self:
         def part(prefix: str) -> dict[str, Any]:
@@ -180,7 +207,8 @@ class TwoTower(Retriever):
         self._build(encoder)
         self.network.load_state_dict({name: torch.tensor(array) for name, array in part("network.").items()})
         self.network.eval()
-        self.index = ExactIndex(state.arrays["vectors"])
+        self.version = fingerprint(self._weights())
+        self.index = restore_index(State(part("index."), meta=state.meta["index"]), self.config.index)
         return self
 
 
