@@ -158,7 +158,7 @@ def evaluate(
     if json_:
         _print_json(job.results(recommender, evaluation))
     else:
-        _console().print(evaluation.table())
+        _console().print(evaluation.table(), evaluation.slices_table())
 
 
 @app.command(
@@ -401,7 +401,7 @@ def show_job(job: Job) -> None:
     """The table of results, as a person reads it."""
     console = _console()
     console.print()
-    console.print(job.evaluation.table())
+    console.print(job.evaluation.table(), job.evaluation.slices_table())
     console.print(f"Bundle [bold]{job.folder}[/bold], report [bold]{job.report}[/bold]")
 
 

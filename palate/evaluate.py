@@ -160,6 +160,27 @@ class Evaluation:
             table.add_row(Text(stage, style="bold" if stage == "funnel" else ""), *texts)
         return table
 
+    def slices_table(self) -> Table:
+        """Recall by how much was known of the user, and by how popular the wanted item was: from warm to cold."""
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = list(dict.fromkeys([BASELINE, str(self.attribution["best_retriever"]), "merged", "funnel"]))
+        table = Table(
+            title=f"recall@{self.at}, warm and cold", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold"
+        )
+        table.add_column("slice", no_wrap=True)
+        for name in ("queries or targets", *shown):
+            table.add_column(name, justify="right")
+        for by, count in (("users", "queries"), ("items", "targets")):
+            table.add_section()
+            for name, part in self.slices[by].items():
+                values = [part["stages"][stage][f"recall@{self.at}"] if part["stages"] else math.nan for stage in shown]
+                cells = [Text(_rounded(value, 4), style="bold" if value == max(values) else "") for value in values]
+                table.add_row(f"{by}: {name}", f"{part[count]:,}", *cells)
+        return table
+
     def __str__(self) -> str:
         import io
         import sys
@@ -167,7 +188,7 @@ class Evaluation:
         from rich.console import Console
 
         stream = io.StringIO()
-        Console(file=stream, width=110, force_terminal=sys.stdout.isatty()).print(self.table())
+        Console(file=stream, width=110, force_terminal=sys.stdout.isatty()).print(self.table(), self.slices_table())
         return stream.getvalue()
 
 

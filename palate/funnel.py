@@ -36,8 +36,9 @@ from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
 from palate.rerank.base import Reranker
 from palate.rerank.rules import allowed
 from palate.retrieve.base import Retriever, nothing_wanted
-from palate.retrieve.merge import merge
+from palate.retrieve.merge import behind, merge, together
 from palate.types import (
+    NOBODY,
     NOTHING,
     Bools,
     Candidates,
@@ -45,6 +46,7 @@ from palate.types import (
     Floats,
     Ints,
     Log,
+    Longs,
     Queries,
     Ragged,
     Request,
@@ -62,20 +64,28 @@ class Funnel:
     """
 
     class Config(config.Config):
-        """candidates: length of the merged list. holdout: where the ranker's cut lies: `last` holds out the last `cuts` events of every
-        user, each a query of its own labelled by that event (next-item protocols); `time` cuts the log at one moment, the last `fraction`
-        of events labels one query a user (protocols with a global time).
+        """candidates: length of the merged list. new_items: so many of its places are kept for items without events, brought by the
+        retrievers that can (0: such items must win their places). holdout: where the ranker's cut lies: `last` holds out the last `cuts`
+        events of every user, each a query of its own labelled by that event (next-item protocols); `time` cuts the log at one moment, the
+        last `fraction` of events labels one query a user (protocols with a global time).
         queries: at most so many training queries (drawn by the run's seed). validation: share of users kept apart for early stopping and
         calibration. calibration: how scores become probabilities.
         """
 
         candidates: int = pydantic.Field(400, ge=1)
+        new_items: int = pydantic.Field(0, ge=0)
         holdout: Literal["last", "time"] = "last"
         cuts: int = pydantic.Field(8, ge=1)
         fraction: float = pydantic.Field(0.1, gt=0, lt=1)
         queries: int = pydantic.Field(20_000, ge=1)
         validation: float = pydantic.Field(0.2, gt=0, lt=1)
         calibration: Literal["isotonic", "platt"] = "platt"
+
+        @pydantic.model_validator(mode="after")
+        def _new_items_leave_room(self) -> Self:
+            if self.new_items >= self.candidates:
+                raise ValueError(f"new_items must leave room among {self.candidates} candidates, got {self.new_items}")
+            return self
 
     def __init__(
         self,
@@ -120,6 +130,9 @@ class Funnel:
                     self._fit_one(retriever, log, run)
             for reranker in self.rerankers:
                 reranker.fit(log, run)
+        if self.config.new_items and not any(retriever.serves_new_items for retriever in self.retrievers):
+            names = ", ".join(retriever.name for retriever in self.retrievers)
+            raise ConfigError(f"new_items: keeps places for items without events, but none of {names} can bring such; add two_tower, say")
         return self
 
     def _know(self, log: Log) -> None:
@@ -145,7 +158,7 @@ class Funnel:
                 retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None))
         with steps.step("label the candidates"):
             self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
-            merged = self.candidates(queries)[1]
+            merged = self.candidates(queries, np.bincount(early.positives().item_codes, minlength=log.n_items) == 0)[1]
             labels = label(self.tasks, log, happened, merged.items)
             check(self.tasks, labels, log.name)
             found: Bools = np.asarray((labels[:, :, 0] > 0).any(axis=1))
@@ -205,11 +218,48 @@ class Funnel:
 
     # -- the stages -------------------------------------------------------------------------------------------------------------
 
-    def candidates(self, queries: Queries) -> tuple[dict[str, Candidates], Candidates]:
-        """Each retriever's own list, and all of them merged: deduplicated, source-tagged, at most `candidates` long."""
-        lists = {retriever.name: retriever.retrieve(queries, retriever.config.quota) for retriever in self.retrievers}
+    def candidates(self, queries: Queries, new: Bools | None = None) -> tuple[dict[str, Candidates], Candidates]:
+        """Each retriever's own list, and all of them merged: deduplicated, source-tagged, at most `candidates` long.
+
+        Where some retrievers cannot serve a query (nobody knows the user, or there is no history), their quotas go to those that can.
+        new: bool [N], the items without events (default: of the log that the funnel was fitted on).
+        """
+        serves_new = any(retriever.serves_new_items for retriever in self.retrievers)
+        kept, parts = self.config.new_items if serves_new else 0, []
+        for rows, quotas in self._shares(queries):
+            asked = queries.take(rows) if len(rows) < len(queries) else queries
+            lists = [retriever.retrieve(asked, quota) for retriever, quota in zip(self.retrievers, quotas, strict=True)]
+            merged = merge(lists, quotas, self.config.candidates - kept)
+            if kept:
+                merged = behind(merged, self._new_items(asked, self.popularity == 0 if new is None else new))
+            parts.append((rows, [*lists, merged]))
+        *own, merged = (together([(rows, found[place]) for rows, found in parts]) for place in range(len(self.retrievers) + 1))
+        return {retriever.name: found for retriever, found in zip(self.retrievers, own, strict=True)}, merged
+
+    def _shares(self, queries: Queries) -> list[tuple[Longs, list[int]]]:
+        """Queries that the same retrievers serve (row numbers), and how many candidates each retriever is asked for: 0 if it cannot."""
+        context = queries.history.lengths == 0
+        history = ~context & (queries.users == NOBODY)
         quotas = [retriever.config.quota for retriever in self.retrievers]
-        return lists, merge(list(lists.values()), quotas, self.config.candidates)
+        serves = [retriever.serves_new_users for retriever in self.retrievers]
+        groups: dict[tuple[bool, ...], Bools] = {}
+        for rows, needed in ((~context & ~history, None), (history, "history"), (context, "context")):
+            able = tuple(needed is None or needed in kinds for kinds in serves)
+            groups[able] = groups.get(able, np.zeros(len(queries), dtype=bool)) | rows
+        shares = []
+        for able, rows in groups.items():
+            if rows.any() or not (len(queries) or shares):
+                theirs = sum(quota for quota, can in zip(quotas, able, strict=True) if can)
+                given = [quota * sum(quotas) // theirs if can else 0 for quota, can in zip(quotas, able, strict=True)]
+                shares.append((np.flatnonzero(rows), given))
+        return shares
+
+    def _new_items(self, queries: Queries, new: Bools) -> Candidates:
+        """The best items without events, of the retrievers that know such: [B, new_items]."""
+        asked = replace(queries, allowed=new if queries.allowed is None else new & queries.allowed)
+        count = [self.config.new_items if retriever.serves_new_items else 0 for retriever in self.retrievers]
+        lists = [retriever.retrieve(asked, k) for retriever, k in zip(self.retrievers, count, strict=True)]
+        return merge(lists, count, self.config.new_items)
 
     def rank(self, queries: Queries, merged: Candidates) -> Candidates:
         """The merged list in the ranker's order, with what it predicts among its features: `ranker.<task>`, one column a task.

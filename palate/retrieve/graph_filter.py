@@ -139,16 +139,16 @@ def right_singular_vectors(matrix: sparse.csr_matrix, rank: int, iterations: int
     """The leading right singular vectors of a sparse matrix [U, N], as columns: float32 [N, min(rank, U, N)].
 
     By subspace iteration from random vectors, some more than are wanted: N. Halko, P. Martinsson, J. Tropp, "Finding structure with
-    randomness" (SIAM Review 2011), algorithms 4.4 and 5.1. Cost: 2 + 2 x iterations products with the matrix, each O(E x rank), and as
-    many orthogonalisations, each O((U or N) x rank^2).
+    randomness" (SIAM Review 2011), algorithms 4.4 and 5.1. Cost: 2 + 2 x iterations products with the matrix, each O(E x rank), and an
+    orthogonalisation an iteration, O(N x rank^2).
     """
     rank = min(rank, *matrix.shape)
     width = min(rank + max(16, rank // 4), *matrix.shape)
     transposed = matrix.T.tocsr()
     basis = np.random.default_rng(seed).standard_normal((matrix.shape[1], width), dtype=np.float32)
     for _ in range(iterations):
-        basis = np.linalg.qr(transposed @ (matrix @ np.linalg.qr(basis)[0]))[0]
-    basis = np.linalg.qr(matrix @ np.linalg.qr(basis)[0])[0]  # of users
+        basis = np.linalg.qr(transposed @ (matrix @ basis))[0]
+    basis = np.linalg.qr(matrix @ basis)[0]  # of users
     small = basis.T @ matrix  # [width, N]; its right singular vectors are those of the matrix
     values, vectors = np.linalg.eigh(np.asarray(small, dtype=np.float64) @ np.asarray(small, dtype=np.float64).T)
     order = np.argsort(-values)[:rank]

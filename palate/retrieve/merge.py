@@ -7,8 +7,9 @@ different retrievers are on different scales, ranks are not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,56 @@ def merge(lists: Sequence[Candidates], quotas: Sequence[int], k: int | None = No
         source=np.concatenate([part.source for part in parts]),
         features={name: np.concatenate([part.features[name] for part in parts]) for name in parts[0].features},
     )
+
+
+def behind(first: Candidates, then: Candidates) -> Candidates:
+    """Both lists in one, the second after the first without what that has: [B, K + K'], of the same sources and features.
+
+    The scores of the second are scaled down to stay below those of the first.
+    """
+    again = (then.items[:, :, None] == first.items[:, None, :]).any(axis=2)
+    least = np.where(first.present, first.scores, np.inf).min(axis=1, initial=np.inf, keepdims=True)
+    scale = np.where(np.isfinite(least), least / (1 + then.scores.max(axis=1, initial=1, keepdims=True)), 1)
+    items = np.concatenate([first.items, np.where(again, NOTHING, then.items)], axis=1)
+    joined = Candidates(
+        items=items.astype(np.int32),
+        scores=np.where(items == NOTHING, -np.inf, np.concatenate([first.scores, then.scores * scale], axis=1)).astype(np.float32),
+        sources=first.sources,
+        source=np.where(items == NOTHING, -1, np.concatenate([first.source, then.source], axis=1)).astype(np.int8),
+        features={name: np.concatenate([column, then.features[name]], axis=1) for name, column in first.features.items()},
+    )
+    order = np.argsort(~joined.present, axis=1, kind="stable")
+    gone = {name: np.where(joined.present, column, np.nan).astype(np.float32) for name, column in joined.features.items()}
+    return replace(joined, features=gone).reorder(order)
+
+
+def together(parts: Sequence[tuple[npt.NDArray[Any], Candidates]]) -> Candidates:
+    """Lists of some of the queries each, put back in the order of the queries: rows `rows` of the result are the part's.
+
+    Every row stands in one part. The result is as wide as the widest part; the sources and features of all are the same.
+    """
+    if len(parts) == 1:
+        return parts[0][1]
+    shape = (sum(len(rows) for rows, _ in parts), max(found.items.shape[1] for _, found in parts))
+
+    def placed(of: Callable[[Candidates], npt.NDArray[Any]], filler: float) -> npt.NDArray[Any]:
+        whole = np.full(shape, filler, dtype=of(parts[0][1]).dtype)
+        for rows, found in parts:
+            whole[rows, : found.items.shape[1]] = of(found)
+        return whole
+
+    first = parts[0][1]
+    return Candidates(
+        items=placed(lambda found: found.items, NOTHING),
+        scores=placed(lambda found: found.scores, -np.inf),
+        sources=first.sources,
+        source=placed(lambda found: found.source, -1),
+        features={name: placed(partial(_feature, name), np.nan) for name in first.features},
+    )
+
+
+def _feature(name: str, candidates: Candidates) -> Floats:
+    return candidates.features[name]
 
 
 def _first(candidates: Candidates, quota: int) -> Candidates:
