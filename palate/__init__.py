@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from palate.rerank.constraints import Constraints as Constraints
     from palate.rerank.mmr import MMR as MMR
     from palate.retrieve.ease import EASE as EASE
+    from palate.retrieve.graph_filter import GraphFilter as GraphFilter
     from palate.retrieve.item_knn import ItemKNN as ItemKNN
     from palate.retrieve.popular import Popular as Popular
+    from palate.retrieve.slim import SLIM as SLIM
     from palate.retrieve.two_tower import TwoTower as TwoTower
     from palate.retrieve.user_knn import UserKNN as UserKNN
     from palate.types import Log as Log
@@ -40,8 +42,10 @@ _HOME = {
     "DLRM": "palate.rank.dlrm",
     "EASE": "palate.retrieve.ease",
     "GBDT": "palate.rank.gbdt",
+    "GraphFilter": "palate.retrieve.graph_filter",
     "LR": "palate.rank.lr",
     "MMR": "palate.rerank.mmr",
+    "SLIM": "palate.retrieve.slim",
     "Constraints": "palate.rerank.constraints",
     "FeatureSet": "palate.features.spec",
     "Funnel": "palate.funnel",
