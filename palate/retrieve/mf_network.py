@@ -135,7 +135,7 @@ class Whole:
     def __call__(self, rows: Longs) -> Batch:
         users = self.users[rows]
         wants = self.wants.take(users)
-        return _batch(len(rows), users=users, rows=wants.rows, items=wants.values)
+        return id_batch(len(rows), users=users, rows=wants.rows, items=wants.values)
 
 
 class Drawn:
@@ -158,7 +158,7 @@ class Drawn:
     def __call__(self, rows: Longs) -> Batch:
         users, items = self.users[rows], self.items[rows]
         if self.config.loss == "squared":
-            return _batch(len(rows), self.values[rows], users=users, items=items)
+            return id_batch(len(rows), self.values[rows], users=users, items=items)
         drawn, kind = self._draw(rows), self.config.negatives
         in_batch = kind in ("in_batch", "in_batch_log_q", "mixed")
         negatives = np.concatenate([items, drawn]) if in_batch else drawn
@@ -167,7 +167,7 @@ class Drawn:
         if kind in ("popularity", "in_batch_log_q", "mixed"):
             logs = sampling.log_probabilities(q)
             extra |= {"log_q": logs[items], "log_q_negatives": logs[negatives]}
-        return _batch(len(rows), None, **extra)
+        return id_batch(len(rows), None, **extra)
 
     def _draw(self, rows: Longs) -> Ints:
         # Seeded by the rows, so that a run taken up in the middle draws what it would have drawn; epochs shuffle them anew.
@@ -187,7 +187,7 @@ class Drawn:
         return own | (self.wanted.each(users, negatives) if negatives.ndim == 2 else self.wanted.among(users, negatives))
 
 
-def _batch(size: int, labels: Floats | None = None, **extra: np.ndarray) -> Batch:
+def id_batch(size: int, labels: Floats | None = None, **extra: np.ndarray) -> Batch:
     """A Batch of `size` rows that reads nothing but `extra`, whose arrays may have other lengths."""
     none = np.zeros((size, 0))
     values = np.zeros((size, 1), dtype=np.float32) if labels is None else labels[:, None]
