@@ -12,6 +12,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -218,10 +219,38 @@ def scan(
         for start in starts:
             one(start)
     else:
-        # While one thread ranks, the other multiplies.
-        with ThreadPoolExecutor(workers) as pool:
+        # Each thread multiplies and ranks blocks of its own: nobody waits, as the threads of BLAS do for each other.
+        with _ONE_BLAS_THREAD, ThreadPoolExecutor(workers) as pool:
             list(pool.map(one, starts))
     return items, scores
+
+
+class _OneThread:
+    """BLAS keeps to one thread while anybody is within; scans of several threads may overlap."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._controller: Any = None
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._controller is None:
+                from threadpoolctl import ThreadpoolController
+
+                self._controller = ThreadpoolController()
+            if not self._inside:
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.restore_original_limits()
+
+
+_ONE_BLAS_THREAD = _OneThread()
 
 
 def threads() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import threadpoolctl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,3 +154,27 @@ def test_saved_and_restored() -> None:
     state.arrays["present"].resize(3, refcheck=False)
     with pytest.raises(BundleError, match="do not fit together"):
         restore_index(state)
+
+
+def test_blas_has_its_threads_again_when_the_last_scan_ends() -> None:
+    def now() -> list[int]:
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    before = now()
+    with index._ONE_BLAS_THREAD:
+        with index._ONE_BLAS_THREAD:
+            assert set(now()) <= {1}
+        assert set(now()) <= {1}
+    assert now() == before
+
+
+def test_many_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.normal(size=(300, 4)).astype(np.float32), rng.normal(size=(100, 4)).astype(np.float32)
+    blocked = Ragged.of([rng.integers(0, 300, 4).tolist() for _ in range(100)])
+    monkeypatch.setattr(index, "BLOCK", 3000)
+    found = []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        found.append(ExactIndex(vectors).search(queries, 7, blocked)[0])
+    assert np.array_equal(*found)
