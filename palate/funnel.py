@@ -246,7 +246,7 @@ class Funnel:
         for rows, needed in ((~context & ~history, None), (history, "history"), (context, "context")):
             able = tuple(needed is None or needed in kinds for kinds in serves)
             groups[able] = groups.get(able, np.zeros(len(queries), dtype=bool)) | rows
-        shares = []
+        shares: list[tuple[Longs, list[int]]] = []
         for able, rows in groups.items():
             if rows.any() or not (len(queries) or shares):
                 theirs = sum(quota for quota, can in zip(quotas, able, strict=True) if can)

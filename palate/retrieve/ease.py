@@ -106,14 +106,15 @@ class EASE(Retriever):
         self.weights: Any = weights if keep is None or keep >= len(weights) else _largest(weights, keep)
 
     def _fit_locally(self, x: sparse.csr_matrix) -> None:
-        near, columns = Locals(x, self.config.neighbours), Columns()
-        for j in range(x.shape[1]):
-            items, product, target = near.products(j)
-            product[np.diag_indices_from(product)] += self.config.l2
-            _, weights, failed = lapack.dposv(product, target, lower=1, overwrite_a=1) if len(items) else (None, target, 0)
-            if failed:
-                raise ConfigError(_too_small(self.config.l2))
-            columns.add(items, weights)
+        columns = Columns()
+        for names, products, own in Locals(x, self.config.neighbours).stacks():
+            for items, product, m in zip(names, products, own.tolist(), strict=True):
+                square = product[:m, :m].astype(np.float64, order="F")
+                square[np.diag_indices(m)] += self.config.l2
+                weights, failed = lapack.dposv(square, product[:m, m], lower=1, overwrite_a=1)[1:] if m else (product[:0, 0], 0)
+                if failed:
+                    raise ConfigError(_too_small(self.config.l2))
+                columns.add(items[:m], weights)
         self.weights = columns.matrix()
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:

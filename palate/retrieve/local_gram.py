@@ -8,6 +8,7 @@ for top-N recommender systems" (ICDM 2011), section IV-D, "fsSLIM".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from palate.retrieve.similarity import Likeness, nearest
+from palate.types import Floats
 
 Reals = npt.NDArray[Any]
 
@@ -40,12 +42,25 @@ class Locals:
             return np.delete(np.arange(self.size), j)
         return np.asarray(self.near.indices[self.near.indptr[j] : self.near.indptr[j + 1]])
 
-    def products(self, j: int) -> tuple[Reals, Reals, Reals]:
-        """S_j [m], X_S'X_S float64 [m, m], X_S'x_j float64 [m]. Cost: the sum over users of the square of their items in S_j."""
-        items = self.items(j)
-        rows = self.columns[np.append(items, j)]
-        whole = (rows @ rows.T).toarray().astype(np.float64)
-        return items, whole[:-1, :-1], whole[:-1, -1]
+    def stacks(self, together: int = 64) -> Iterator[tuple[list[Reals], Floats, Reals]]:
+        """Of `together` items j at a time: S_j followed by j itself; X'X of these, float32 [b, m, m], padded with zeros; j's place, [b].
+
+        Cost: the sum over j and users of the square of a user's items in S_j; one sparse product a stack.
+        """
+        users = self.columns.shape[1]
+        for start in range(0, self.size, together):
+            names = [np.append(self.items(j), j) for j in range(start, min(start + together, self.size))]
+            lengths = np.array([len(items) for items in names])
+            row, place = np.repeat(np.arange(len(names)), lengths), np.concatenate([np.arange(length) for length in lengths])
+            taken = self.columns[np.concatenate(names)]
+            # Every item of the stack has users of its own, so that the product of all is the products of each, side by side.
+            apart = taken.indices + np.repeat(row.astype(np.int64), np.diff(taken.indptr)) * users
+            wide = sparse.csr_matrix((taken.data, apart, taken.indptr), shape=(len(row), len(names) * users))
+            met = sparse.csr_matrix(wide @ wide.T)
+            products = np.zeros((len(names), lengths.max(), lengths.max()), dtype=np.float32)
+            first = np.repeat(np.arange(len(row)), np.diff(met.indptr))
+            products[row[first], place[first], place[met.indices]] = met.data
+            yield names, products, lengths - 1
 
 
 class Columns:

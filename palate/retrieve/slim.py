@@ -71,10 +71,11 @@ class SLIM(Retriever):
                 f"give a number, say 200 (up to {DENSE:,} items it may be left out)"
             )
         columns = Columns()
-        for items, products, targets, own in _whole(x) if c.neighbours is None else _local(x, c.neighbours):
+        for names, products, own in _whole(x) if c.neighbours is None else Locals(x, c.neighbours).stacks(_TOGETHER):
+            targets = products[own] if products.ndim == 2 else products[np.arange(len(own)), own]
             weights = elastic_net(products, targets, c.l1, c.l2, own, c.passes, c.tolerance)
-            for names, row in zip(items, weights, strict=True):
-                columns.add(names, row[: len(names)])
+            for items, row in zip(names, weights, strict=True):
+                columns.add(items, row[: len(items)])
         self.weights = columns.matrix()
         return self
 
@@ -143,28 +144,10 @@ def elastic_net(
     return weights
 
 
-Problems = Iterator[tuple[list[Reals], Reals, Reals, Reals | None]]
-"""Of some items in order: their S_j, the products, the targets, and the place of the item itself."""
-
-
-def _local(x: sparse.csr_matrix, neighbours: int) -> Problems:
-    """Each item with products of its own, padded with zeros to a common width."""
-    near = Locals(x, neighbours)
-    for start in range(0, near.size, _TOGETHER):
-        parts = [near.products(j) for j in range(start, min(start + _TOGETHER, near.size))]
-        width = max(len(items) for items, _, _ in parts)
-        products = np.zeros((len(parts), width, width), dtype=np.float32)
-        targets = np.zeros((len(parts), width), dtype=np.float32)
-        for row, (items, product, target) in enumerate(parts):
-            products[row, : len(items), : len(items)] = product
-            targets[row, : len(items)] = target
-        yield [items for items, _, _ in parts], products, targets, None
-
-
-def _whole(x: sparse.csr_matrix) -> Problems:
-    """All items share the products of all."""
+def _whole(x: sparse.csr_matrix) -> Iterator[tuple[list[Reals], Floats, Reals]]:
+    """As `Locals.stacks`, but that all items share the products of all."""
     products = gram(x)
     every = np.arange(len(products))
     for start in range(0, len(products), _TOGETHER):
         own = every[start : start + _TOGETHER]
-        yield [every] * len(own), products, products[own].copy(), own
+        yield [every] * len(own), products, own
