@@ -112,7 +112,7 @@ class MF(Retriever):
         if run.train is None:
             raise ConfigError(f"{self.name}: a network needs a training engine; give run=Run(train=Trainer())")
         config, known = self.config, interactions(log)
-        learnt = _rated(log) if config.loss == "squared" else wanted(log)
+        learnt = rated(log) if config.loss == "squared" else wanted(log)
         # The tables hold the items there is something to learn of: nothing is spent on the others, or said against them.
         pool = np.unique(learnt.item_codes)
         place = np.zeros(log.n_items, dtype=np.int32)
@@ -192,7 +192,7 @@ class MF(Retriever):
         return self
 
 
-def _rated(log: Log) -> Log:
+def rated(log: Log) -> Log:
     """The events with a value, whatever their kind: DataError where there is none."""
     there = log.events["value"].is_not_null().to_numpy()
     if not there.any():

@@ -108,7 +108,7 @@ class NCF(Retriever):
                 network = trained(Network(config, config.model, *make.size, config.train), config.train)
         self.network = network.cpu().eval()
         with torch.no_grad():
-            users, items = (np.array(next(iter(getattr(network, side).tables().values()))[1:]) for side in ("user", "item"))
+            users, items = (next(iter(getattr(network, side).tables().values()))[1:].detach().numpy() for side in ("user", "item"))
         self.there: Bools = np.diff(known.indptr) > 0
         self.learnt: Bools = np.isin(np.arange(log.n_items), pool)
         self.users: Floats = np.where(self.there[:, None], users, np.float32(0))
@@ -154,7 +154,7 @@ class NCF(Retriever):
         return np.where(np.isnan(scores) | (items == NOTHING) | ~self.learnt[items], np.float32(-np.inf), scores)
 
     def state(self) -> State:
-        arrays = {f"network.{name}": np.array(tensor) for name, tensor in self.network.scorer.state_dict().items()}
+        arrays = {f"network.{name}": tensor.detach().numpy() for name, tensor in self.network.scorer.state_dict().items()}
         arrays |= {"users": self.users, "items": self.items, "there": self.there, "learnt": self.learnt, "fold_in": self.fold_in.weights}
         return State(arrays, meta={"longest": self.fold_in.longest})
 
