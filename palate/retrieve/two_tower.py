@@ -7,6 +7,12 @@ product, so all item vectors are computed once and searched, whoever asks. Covin
 YouTube Recommendations", section 3; Yi et al. 2019, "Sampling-Bias-Corrected Neural Modeling for Large Corpus Item
 Recommendations"; Yang et al. 2020, "Mixed Negative Sampling for Learning Two-tower Neural Networks in Recommendations".
 
+Beyond the softmax over easy negatives: hard ones, shown and not wanted or brought by the index as the towers now stand (Huang et al.
+2020, "Embedding-based Retrieval in Facebook Search", section 6.1); frequencies estimated from the stream; the cosine contrastive loss and
+the gate between user and history of Mao et al. 2021, "SimpleX", equations 1 and 2; and several tasks, a head of the query tower each:
+
+    s(x, y) = sum_t a_t <u_t(x), v(y)> = <sum_t a_t u_t(x), v(y)>,     so that one search serves them all.
+
 Ids that training never saw share one id, OOV. `id_dropout` hides some ids in training, so that OOV learns to lean on the
 features and the history, and cold users and items are served from theirs (Volkovs et al. 2017, "DropoutNet").
 """
@@ -21,8 +27,7 @@ import numpy as np
 import polars as pl
 import pydantic
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from palate import sampling
 from palate.config import Training
@@ -31,16 +36,14 @@ from palate.features.encode import Encoded, Encoder
 from palate.features.history import History
 from palate.features.loader import Loader
 from palate.features.spec import Categorical, Counter, FeatureSet, Sequence
-from palate.features.vocab import OOV
-from palate.losses import in_batch_softmax, sampled_softmax
-from palate.nn.embedding import Embeddings
-from palate.nn.mlp import MLP
+from palate.losses import cosine_contrastive, in_batch_softmax, sampled_softmax
 from palate.retrieve.ann import IndexConfig, build_index, restore_index
 from palate.retrieve.base import Retriever, wanted
 from palate.retrieve.factorized import hold_out, validation
 from palate.retrieve.index import Index, fingerprint
 from palate.retrieve.topk import inner_products, query_matrix, strongest
-from palate.types import Batch, Candidates, ConfigError, Floats, Inputs, Ints, Log, Longs, Queries, Ragged, Run, State
+from palate.retrieve.towers import NO_ONES, SHARED, Examples, QueryTower, Towers, beside, nothing_happened
+from palate.types import Batch, Candidates, ConfigError, Floats, Ints, Log, Longs, Queries, Ragged, Run, State
 
 ROWS = 4096
 """Rows encoded at once when serving."""
@@ -58,6 +61,13 @@ class TwoTower(Retriever):
         negatives: what a positive is told from. `uniform`: draws from the items with events; `in_batch`: the positives of the other
         rows; `in_batch_log_q`: the same, corrected for their popularity; `mixed`: both, corrected for the mixture.
         n_negatives: uniform draws a batch, shared by its rows. remove_accidental_hits: the row's own positive is never its negative.
+        frequency: where the q of log q comes from, all events counted beforehand or the batches as they pass (`sampling.observe`).
+        impressions: event kinds that say "shown"; what a user was shown and never wanted is then drawn, `n_impressions` a row, as negatives
+        of that row alone. n_hard: so many negatives a row from what the towers themselves bring for it, after the `hard_skip` best; the
+        item vectors they search are made anew every `hard_refresh` steps. Both have the log q of any column that holds their item.
+        tasks: what each positive kind weighs, in the loss and in the list: a head of the query tower for each (None: one for all).
+        loss: `ccl` with `margin` and `negative_weight` needs cosines, and takes no log q. user_weight: g of SimpleX: the query is
+        g x (embedding of the user id) + (1 - g) x (tower of everything else); None: the id is one feature among the others.
         temperature: divides the scores. id_dropout: share of user ids, and of item ids, replaced by OOV in training.
         validate_on: users whose last event is held out of training, to watch `recall@1`, `@10`, `@100` and `mrr` over the whole catalogue
         after each epoch (`train.monitor` may name one, and the best epoch is kept). index: how items are searched.
@@ -74,6 +84,17 @@ class TwoTower(Retriever):
         negatives: Literal["uniform", "in_batch", "in_batch_log_q", "mixed"] = "mixed"
         n_negatives: int = pydantic.Field(512, ge=1)
         remove_accidental_hits: bool = True
+        frequency: Literal["counted", "streaming"] = "counted"
+        impressions: tuple[str, ...] = ()
+        n_impressions: int = pydantic.Field(4, ge=1)
+        n_hard: int = pydantic.Field(0, ge=0)
+        hard_skip: int = pydantic.Field(10, ge=0)
+        hard_refresh: int = pydantic.Field(200, ge=1)
+        tasks: Mapping[str, float] | None = None
+        loss: Literal["softmax", "ccl"] = "softmax"
+        margin: float = pydantic.Field(0.4, ge=-1, lt=1)
+        negative_weight: float = pydantic.Field(100.0, gt=0)
+        user_weight: float | None = pydantic.Field(None, ge=0, le=1)
         similarity: Literal["cosine", "dot"] = "cosine"
         temperature: float = pydantic.Field(0.1, gt=0)
         id_dropout: float = pydantic.Field(0.1, ge=0, lt=1)
@@ -88,6 +109,14 @@ class TwoTower(Retriever):
             if isinstance(given, Training):
                 return own | {key: getattr(given, key) for key in given.model_fields_set}
             return own | dict(given) if isinstance(given, Mapping) else given
+
+        @pydantic.model_validator(mode="after")
+        def _contrast_is_of_cosines(self) -> Self:
+            if self.loss == "ccl" and (self.similarity != "cosine" or self.negatives not in ("uniform", "in_batch")):
+                raise ValueError('loss = "ccl" needs similarity = "cosine" and negatives = "uniform" or "in_batch" (it takes no log q)')
+            if self.tasks is not None and not (self.tasks and all(weight > 0 for weight in self.tasks.values())):
+                raise ValueError(f"tasks: a weight above 0 for each positive kind expected, got {dict(self.tasks)}")
+            return self
 
     config: Config
     curves: Mapping[str, list[float]]
@@ -106,12 +135,15 @@ class TwoTower(Retriever):
             validate = validation(self, asked, found, log.n_items)
         positives, history = wanted(log), History.of(log)
         encoder = Encoder.fit(self._features(log), log, history)
-        examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed)
+        more: dict[str, Any] = {"tasks": self._tasks_of(positives), "shown": self._shown(log, positives), "users": positives.user_codes}
+        examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed, **more)
         loader = Loader(len(positives), examples, self.config.train.batch_size, seed=run.seed)
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             self._build(encoder)
+            self.network.remember(examples)
             self.curves = run.train(self.network, loader, self.step, self.config.train, name=self.name, run=run, validate=validate)
+        self.network.forget()
         self.network.cpu().eval()
         self._index(history, log.n_items, run)
         return self
@@ -139,19 +171,86 @@ class TwoTower(Retriever):
 
     def _build(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.network = Towers(self.config, encoder.inputs("user"), encoder.inputs("item"))
+        users = [f.name for f in encoder.features.features if isinstance(f, Categorical) and f.source == "user"]
+        if self.config.user_weight is not None and not users:
+            raise ConfigError(f"{self.name}.user_weight: there is no user id among the features")
+        self.network = Towers(self.config, encoder.inputs("user"), encoder.inputs("item"), users[0] if users else None)
+
+    def _tasks_of(self, positives: Log) -> Ints | None:
+        """Which task each positive event belongs to, int [E]."""
+        if self.config.tasks is None:
+            return None
+        kinds, names = positives.events["kind"].cast(pl.String), list(self.config.tasks)
+        for kind in [*kinds.unique().sort(), *names]:
+            if kind not in names or kind not in positives.positive:
+                raise ConfigError(f"{self.name}.tasks: names {', '.join(names)}; the positive kinds are {', '.join(positives.positive)}")
+        return kinds.replace_strict(dict(zip(names, range(len(names)), strict=True)), return_dtype=pl.Int32).to_numpy()
+
+    def _shown(self, log: Log, positives: Log) -> Ragged | None:
+        if not self.config.impressions:
+            return None
+        kinds = log.events["kind"].cast(pl.String)
+        shown = log.where(kinds.is_in(list(self.config.impressions)).to_numpy())
+        if not len(shown):
+            there = ", ".join(kinds.unique().sort())
+            raise ConfigError(f"{self.name}.impressions: no event of kind {', '.join(self.config.impressions)}; the log has {there}")
+        taken = (positives.user_codes, positives.item_codes)
+        return sampling.shown_not_wanted((shown.user_codes, shown.item_codes), taken, log.n_users, log.n_items)
 
     def step(self, network: Any, batch: Batch) -> dict[str, Tensor]:
         """The loss of one batch: B queries against M items, of which the first B are their positives."""
+        config, extra, size = self.config, batch.extra, len(batch)
         queries, items = network(batch)
-        scores = (queries.float() / self.config.temperature) @ items.float().T
-        codes, size, hits_out = batch.extra["codes"], len(batch), self.config.remove_accidental_hits
-        if self.config.negatives == "uniform":
-            hits = codes[:size, None] == codes[size:] if hits_out else None
+        codes, log_q = extra["codes"], extra["log_q"]
+        owner = extra.get("owner", torch.full_like(codes, SHARED))
+        if config.frequency == "streaming":
+            log_q = self.network.streamed(codes, size)
+        if config.n_hard:
+            found = self._hard(queries, codes[:size])
+            hard = collate(beside(None, self.encoder.encode_items(found.ravel()), self.encoder)).to(items.device)
+            items = torch.cat((items, network(replace(hard, labels=hard.labels[:0], weights=hard.weights[:0]))[1]))
+            more = torch.from_numpy(found.ravel()).to(codes.device)
+            rows = torch.arange(size, device=codes.device).repeat_interleave(config.n_hard)
+            codes, owner = torch.cat((codes, more)), torch.cat((owner, rows.masked_fill(more < 0, NO_ONES)))
+            log_q = torch.cat((log_q, self.network.log_q_of(more)))
+        scores = queries.float() @ items.float().T
+        rows = torch.arange(size, device=codes.device)[:, None]
+        # A row's own columns are no negatives of the others; NO_ONES holds nothing at all.
+        closed = (owner != SHARED) & (owner != rows)
+        same = (codes[:size, None] == codes) if config.remove_accidental_hits else torch.zeros_like(closed)
+        beyond = slice(size if config.negatives == "uniform" else 0, None)
+        if config.loss == "ccl":
+            hits = (closed | same | (rows == torch.arange(len(codes), device=codes.device)))[:, beyond]
+            return {"loss": cosine_contrastive(scores.diagonal(), scores[:, beyond], config.margin, config.negative_weight, hits)}
+        scores = scores.masked_fill(closed, -torch.inf) / config.temperature
+        if config.negatives == "uniform":
             # No log q: it is the same for every item.
-            return {"loss": sampled_softmax(scores.diagonal(), scores[:, size:], hits=hits, weights=batch.weights)}
-        log_q = None if self.config.negatives == "in_batch" else batch.extra["log_q"]
-        return {"loss": in_batch_softmax(scores, codes, log_q=log_q, remove_accidental_hits=hits_out, weights=batch.weights)}
+            return {"loss": sampled_softmax(scores.diagonal(), scores[:, beyond], hits=same[:, beyond], weights=batch.weights)}
+        q, hits_out = None if config.negatives == "in_batch" else log_q, config.remove_accidental_hits
+        return {"loss": in_batch_softmax(scores, codes, log_q=q, remove_accidental_hits=hits_out, weights=batch.weights)}
+
+    def _hard(self, queries: Tensor, positives: Tensor) -> Ints:
+        """Item codes [B, n_hard] that the towers bring for these queries, NOTHING where too few. Cost: O(B N D)."""
+        if self.network.is_due(self.config.hard_refresh):
+            training = self.network.training
+            self.network.eval()
+            self.network.mined.copy_(torch.from_numpy(self.encode_items(self.network.pool.cpu().numpy())))
+            self.network.train(training)
+        scores = queries.detach().float() @ self.network.mined.T
+        places = scores.topk(min(self.config.n_hard + self.config.hard_skip + 1, scores.shape[1])).indices
+        found, own = (codes.cpu().numpy().astype(np.int32) for codes in (self.network.pool[places], positives))
+        return sampling.hardest(found, own, self.config.n_hard, self.config.hard_skip)
+
+    def export_query_tower(self) -> Any:
+        """The query tower as a program of torch.export (`ExportedProgram`), with its tables: (dense [B, F], ids [B, S, L]) -> [B, D].
+
+        dense, and the sparse features s and their order: those of `encoder.inputs("user")`. ids: int64, each feature's bag filled up with 0
+        (PAD). B and L may be anything from 2 on. No layer of it depends on the other rows. Raises ConfigError for compressed tables.
+        """
+        tower = QueryTower(self.network).eval()
+        sizes = {0: torch.export.Dim("batch", min=2), 2: torch.export.Dim("length", min=2)}
+        given = (torch.zeros(4, self.network.dense), torch.zeros(4, self.network.sparse, 3, dtype=torch.int64))
+        return torch.export.export(tower, given, dynamic_shapes=({0: sizes[0]}, sizes))
 
     def encode_queries(self, queries: Queries) -> Floats:
         """Query vectors, float32 [B, D]; unknown users are OOV, and told by their history and context."""
@@ -210,81 +309,3 @@ class TwoTower(Retriever):
         self.version = fingerprint(self._weights())
         self.index = restore_index(State(part("index."), meta=state.meta["index"]), self.config.index)
         return self
-
-
-class Towers(nn.Module):
-    """Batch -> query vectors [B, D] and item vectors [M, D]. Rows beyond the first B carry no query, only an item."""
-
-    def __init__(self, config: TwoTower.Config, query: Inputs, item: Inputs) -> None:
-        super().__init__()
-        self.dense, self.sparse, self.cosine = len(query.dense), len(query.sparse), config.similarity == "cosine"
-        self.embeddings = Embeddings(together(query, item), config.width, config.train, init="normal", std=config.width**-0.5)
-        self.query, self.item = (
-            MLP(len(side.dense) + len(side.sparse) * config.width, layers, dropout=config.dropout, out=config.width)
-            for side, layers in ((query, config.query_layers), (item, config.item_layers))
-        )
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        embedded, size = self.embeddings(batch.sparse), len(batch)
-        queries = self.query(torch.cat((batch.dense[:size, : self.dense], embedded[:size, : self.sparse].flatten(1)), 1))
-        items = self.item(torch.cat((batch.dense[:, self.dense :], embedded[:, self.sparse :].flatten(1)), 1))
-        return (functional.normalize(queries), functional.normalize(items)) if self.cosine else (queries, items)
-
-
-class Examples:
-    """Rows of the positive events -> a Batch: B queries, their B positives, then the uniform negatives, shared by all."""
-
-    def __init__(self, config: TwoTower.Config, encoder: Encoder, history: History, items: Ints, n_items: int, seed: int) -> None:
-        self.encoder, self.history, self.items, self.seed, self.hidden = encoder, history, items, seed, config.id_dropout
-        self.unigram = sampling.frequencies(items, n_items)
-        # Items without events stay out: nothing can speak for them yet, and as negatives everything would speak against them.
-        self.uniform = sampling.uniform(self.unigram > 0)
-        self.pool = np.flatnonzero(self.unigram).astype(np.int32)
-        self.n_negatives = config.n_negatives if config.negatives in ("uniform", "mixed") else 0
-        self.ids = [f.name for f in encoder.features.features if isinstance(f, Categorical) and f.source in ("user", "item")]
-
-    def __call__(self, rows: Longs) -> Batch:
-        # Seeded by the rows, so that a run taken up in the middle draws what it would have drawn; epochs shuffle them anew.
-        rng = np.random.default_rng([self.seed, *rows[:8]])
-        codes = np.concatenate((self.items[rows], sampling.draw_uniform(self.pool, self.n_negatives, rng)))
-        q = sampling.mixture(self.unigram[codes], len(rows), self.uniform[codes], self.n_negatives)
-        queries = self.encoder.encode_users(self.history.before(rows))
-        encoded = beside(self._hide(queries, rng), self._hide(self.encoder.encode_items(codes), rng), self.encoder)
-        batch = collate(encoded, extra={"codes": codes, "log_q": sampling.log_probabilities(q)})
-        # Labels and weights belong to the queries alone: the length of the batch is B, not M.
-        return replace(batch, labels=torch.ones(len(rows), 1), weights=torch.ones(len(rows)))
-
-    def _hide(self, encoded: Encoded, rng: np.random.Generator) -> Encoded:
-        hidden = {}
-        for name in self.ids:
-            if name in encoded.sparse:
-                ids = encoded.sparse[name]
-                hidden[name] = Ragged(ids.offsets, np.where(rng.random(len(ids.values)) < self.hidden, OOV, ids.values))
-        return replace(encoded, sparse=encoded.sparse | hidden)
-
-
-def together(query: Inputs, item: Inputs) -> Inputs:
-    """The inputs of both towers, the query's first."""
-    return Inputs(query.dense + item.dense, query.sparse + item.sparse)
-
-
-def beside(query: Encoded | None, item: Encoded | None, encoder: Encoder) -> Encoded:
-    """Queries and items in the same rows. The shorter side, or the one left out, ends in rows of zeros and empty bags."""
-    rows = max(len(side) for side in (query, item) if side is not None)
-    dense, sparse = [], {}
-    for encoded, inputs in ((query, encoder.inputs("user")), (item, encoder.inputs("item"))):
-        known = 0 if encoded is None else len(encoded)
-        dense.append(np.zeros((rows, len(inputs.dense)), dtype=np.float32))
-        if encoded is not None:
-            dense[-1][:known] = encoded.dense
-        for feature in inputs.sparse:
-            ids = Ragged.of([]) if encoded is None else encoded.sparse[feature.name]
-            sparse[feature.name] = Ragged(np.pad(ids.offsets, (0, rows - known), mode="edge"), ids.values)
-    return Encoded(np.concatenate(dense, axis=1), sparse, together(encoder.inputs("user"), encoder.inputs("item")))
-
-
-def nothing_happened() -> History:
-    """A store without users, items or events."""
-    none: tuple[Ints, Ints, Longs] = (np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, np.int64))
-    items = pl.DataFrame({"item": pl.Series([], dtype=pl.String)})
-    return History(pl.Series("user", [], dtype=pl.String), items, none, none, np.zeros(0, np.int32), 0, pl.DataFrame())
