@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -113,7 +115,7 @@ def test_added_and_removed(kind: str) -> None:
 
 def test_a_norm_beyond_all_builds_anew() -> None:
     vectors, queries = skewed()
-    index = made("hnsw", vectors, queries)
+    index = made("ivf", vectors, queries)
     largest = 3 * np.abs(vectors).max() * np.ones((1, 16), dtype=np.float32)
     index.add(np.array([1600]), largest)
     assert index.report["items"] == 1601
@@ -187,3 +189,22 @@ def test_settings_are_strict() -> None:
     assert issubclass(IndexConfig, Config)
     with pytest.raises(ConfigError, match=r"index\.ef_constructon: no such key; did you mean `ef_construction`"):
         IndexConfig.parse({"ef_constructon": 9}, "index")
+
+
+def test_the_space_that_has_the_recall_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = skewed()
+    assert made("hnsw", vectors, queries).report["space"] == "inner_product"
+    given = made("hnsw", vectors, queries, space="augmented", least_recall=0.01)
+    assert given.report["space"] == "augmented"
+    assert given._wide(vectors[:3]).shape == (3, 18)
+    again = restore_index(given.state(), given.config)
+    assert np.array_equal(again.search(queries, 10)[0], given.search(queries, 10)[0])
+
+    whole = ANNIndex._approximate
+
+    def poor(index: ANNIndex, *arguments: Any) -> tuple[np.ndarray, np.ndarray]:
+        items, scores = whole(index, *arguments)
+        return (items * 0, scores) if index._space == "inner_product" else (items, scores)
+
+    monkeypatch.setattr(ANNIndex, "_approximate", poor)
+    assert made("hnsw", vectors, queries, least_recall=0.5).report["space"] == "augmented"
