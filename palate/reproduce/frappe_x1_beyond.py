@@ -37,7 +37,7 @@ TABLE = Table(
     protocol="clicks",
     data=FRAPPE.data,
     entries=(
-        _beyond("final_mlp", "final_mlp_32", "FinalMLP, width 32", width=32),
+        _beyond("final_mlp", "final_mlp_64", "FinalMLP, width 64", width=64),
         _beyond("final_mlp", "final_mlp_counts", "FinalMLP with counts", PAIR, COUNTED),
         _beyond("dcn_v2", "dcn_v2_counts", "DCN-v2 with counts", PAIR, COUNTED),
     ),
