@@ -35,9 +35,9 @@ class Rows:
     def of(cls, inputs: Inputs, dense: Floats | None, ids: Ints | None, labels: Floats, where: str = "rows") -> Rows:
         """From arrays. Errors: DataError that names the first bad row and feature: not finite, or outside its table."""
         rows = len(labels)
-        dense = np.zeros((rows, 0), dtype=np.float32) if dense is None else np.asarray(dense, dtype=np.float32)
+        dense = np.zeros((rows, 0), dtype=np.float32) if dense is None else _numbers(dense, inputs.dense, f"{where}: dense")
         ids = np.zeros((rows, 0), dtype=np.int32) if ids is None else np.asarray(ids)
-        labels = np.asarray(labels, dtype=np.float32).reshape(rows, -1 if rows else len(inputs.tasks))
+        labels = _numbers(labels, inputs.tasks, f"{where}: labels").reshape(rows, -1 if rows else len(inputs.tasks))
         shapes = {"dense": (rows, len(inputs.dense)), "ids": (rows, len(inputs.sparse)), "labels": (rows, len(inputs.tasks))}
         for name, array in {"dense": dense, "ids": ids, "labels": labels}.items():
             if array.shape != shapes[name]:
@@ -128,3 +128,19 @@ class Rows:
             if begin < stop and start < end:
                 pieces.append({name: array[max(0, start - begin) : stop - begin] for name, array in part.items()})
         return pieces[0] if len(pieces) == 1 else {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _numbers(values: npt.ArrayLike, names: tuple[str, ...], where: str) -> Floats:
+    """float32 [R, F]. Errors: DataError that names the first cell that is no number."""
+    try:
+        return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError):
+        pass
+    cells = np.asarray(values, dtype=object)
+    for place, cell in np.ndenumerate(cells):
+        try:
+            float(cell)
+        except (TypeError, ValueError):
+            name = f", {names[place[1]]!r}" if len(place) > 1 and place[1] < len(names) else ""
+            raise DataError(f"{where}, row {place[0]}{name}: {cell!r} is not a number; encode text as ids") from None
+    raise DataError(f"{where}: not a table of numbers")
