@@ -131,6 +131,12 @@ def of_palate(model: str, x: sparse.csr_matrix, epochs: int) -> Work:
 
         run = Run(train=Trainer().fit)
     queries = History.of(log).queries(np.arange(x.shape[0], dtype=np.int32))
+    # What is loaded when first used is loaded now, as the peers' modules are.
+    some = log.where(log.user_codes < 50)
+    small = {**settings[model], "train": {"epochs": 1}} if model == "bpr" else settings[model]
+    warm = build({"bpr": "mf"}.get(model, model), "retrieve", small)
+    assert isinstance(warm, Retriever)
+    warm.fit(some, run).retrieve(queries[:50], K)
     return lambda: retriever.fit(log, run), lambda: retriever.retrieve(queries, K).items
 
 
