@@ -41,7 +41,6 @@ from torch import Tensor, nn
 
 from palate.config import Training
 from palate.data import shards
-from palate.features.loader import Loader
 from palate.features.rows import Rows
 from palate.losses import binary_cross_entropy
 from palate.nn.embedding import Embeddings
@@ -127,18 +126,10 @@ class Plain(nn.Module):
 
 
 class Steps:
-    """The next `count` batches of an endless stream over a loader, as a loader of one epoch."""
+    """The next `count` batches of an endless stream, as a loader of one epoch."""
 
-    def __init__(self, loader: Loader, stream: Iterator[Batch], count: int) -> None:
-        self.loader, self.stream, self.count = loader, stream, count
-
-    @property
-    def then(self) -> Callable[[Batch], None] | None:
-        return self.loader.then
-
-    @then.setter
-    def then(self, act: Callable[[Batch], None] | None) -> None:
-        self.loader.then = act
+    def __init__(self, stream: Iterator[Batch], count: int) -> None:
+        self.stream, self.count = stream, count
 
     def __len__(self) -> int:
         return self.count
@@ -184,7 +175,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
     def loop(bf16: bool) -> None:
         settings = training.model_copy(update={"bf16": bf16})
-        Trainer().fit(model, Steps(loader, stream, options.steps), step, settings, name="dlrm", run=Run())
+        Trainer().fit(model, Steps(stream, options.steps), step, settings, name="dlrm", run=Run())
 
     def dlrm() -> None:
         for batch in itertools.islice(itertools.cycle(held), options.steps):

@@ -21,10 +21,7 @@ class Loader:
 
     size: rows. make: row numbers int64 [batch] to a Batch; it runs in a background thread, `prefetch` batches ahead (0: no thread),
     and what it raises is raised to whoever iterates. drop_last: leave out a last batch that is not full.
-    then: set it to have something done with each batch in that thread, before it is given.
     """
-
-    then: Callable[[Batch], None] | None = None
 
     def __init__(
         self,
@@ -112,8 +109,6 @@ class Loader:
         def work() -> None:
             try:
                 for batch in self._here():
-                    if self.then is not None:
-                        self.then(batch)
                     give(batch)
                     if stop.is_set():
                         return

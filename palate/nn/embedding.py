@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from palate.config import Training
 from palate.nn.compress import PAD, Slot, is_compressed, join, slots_of
-from palate.nn.lookup import Flat, Sorted, flatten, lookup
+from palate.nn.lookup import Flat, flatten, lookup
 from palate.types import ConfigError, DataError, Inputs, PalateError
 
 
@@ -110,7 +109,6 @@ class Embeddings(nn.Module):
         # From the order in which the collection answers to the order of the slots; made anew when that answer's order changes.
         self._answered: list[str] = []
         self._ones: Tensor | None = None
-        self._prepared: deque[tuple[KeyedJaggedTensor, Tensor, Sorted]] = deque(maxlen=4)
         self._back = torch.empty(0, dtype=torch.long)
         self.configs = [
             # Always SUM: means are taken from the lengths in `forward`, so that features of one table may pool differently.
@@ -228,19 +226,6 @@ class Embeddings(nn.Module):
             return found[0].index_select(1, self._to_names) if self._features != list(self.names) else found[0]
         return self._joined(found)
 
-    def prepare(self, sparse: KeyedJaggedTensor) -> None:
-        """Does for a batch to come what needs no weights: puts its ids in order for the update. May run in another thread.
-
-        Only where `forward` would take the short way over flat tables of one id a bag; the last few batches are remembered.
-        """
-        flat = self._flat is not None and self._flat[0] is self.collection and sparse.device().type == "cpu"
-        if not flat or not self._whole or sparse.keys() != list(self.names) or not self._one_each(sparse):
-            return
-        assert self._flat is not None
-        _, flats, starts = self._flat
-        places = self._in_flat(flats[0], sparse.values().view(len(self.names), sparse.stride()), starts[self._to_names])
-        self._prepared.append((sparse, places, Sorted.of(places)))
-
     def _one_each(self, sparse: KeyedJaggedTensor) -> bool:
         """Whether every bag holds one id. Loaders give the same lengths again and again, so the last ones are known by identity."""
         lengths = sparse.lengths()
@@ -282,8 +267,7 @@ class Embeddings(nn.Module):
         if bool(((least < 0) | (most >= limits)).any()):
             self._refuse(ids.long().reshape(-1), torch.full((len(wanted),), batch), wanted, limits)
         if self._whole:  # any order will do for one flat table, so take the one that is wanted
-            known = next(((places, order) for batch_of, places, order in list(self._prepared) if batch_of is sparse), None)
-            return self._rows(flats[0], ids, starts[self._to_names], known)
+            return self._rows(flats[0], ids, starts[self._to_names])
         slots = torch.stack([slot.ids(ids[place].long()) for slot, place in zip(self._slots, self._of_slot, strict=True)])
         found, done = [], 0
         for flat, count in zip(flats, self._slots_a_width(), strict=True):
@@ -291,15 +275,11 @@ class Embeddings(nn.Module):
             done += count
         return self._joined(found)
 
-    def _rows(self, flat: Flat, ids: Tensor, starts: Tensor, known: tuple[Tensor, Sorted] | None = None) -> Tensor:
-        """Ids [S, B] of tables that begin at `starts` -> [B, S, width]. known: what `prepare` found of them."""
+    def _rows(self, flat: Flat, ids: Tensor, starts: Tensor) -> Tensor:
+        """Ids [S, B] of tables that begin at `starts` -> [B, S, width]."""
         slots, batch = ids.shape
-        places, in_order = known or (self._in_flat(flat, ids, starts), None)
-        return lookup(flat, places, None, self._rate(), in_order).view(batch, slots, -1)
-
-    def _in_flat(self, flat: Flat, ids: Tensor, starts: Tensor) -> Tensor:
-        """Rows of the flat table for ids [S, B], by batch row: [B S]."""
-        return torch.add(ids, starts[:, None]).to(_smallest(flat)).t().reshape(-1)
+        places = torch.add(ids, starts[:, None]).to(_smallest(flat)).t().reshape(-1)
+        return lookup(flat, places, None, self._rate()).view(batch, slots, -1)
 
     def _of_bags(self, values: Tensor, lengths: Tensor) -> list[Tensor]:
         """Bags of rows of the flat tables: values [n], lengths [S, B] -> [B, S, width] for each width."""

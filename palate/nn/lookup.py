@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -28,24 +29,7 @@ class Flat:
     eps: float
 
 
-@dataclass(frozen=True)
-class Sorted:
-    """Ids put in order for `update`: by_row the ids, rising; order where each of them stood; begins where each distinct id begins."""
-
-    by_row: Tensor
-    order: Tensor
-    begins: Tensor
-
-    @classmethod
-    def of(cls, ids: Tensor) -> Sorted:
-        """ids: [n]. Cost: one sort."""
-        by_row, order = torch.sort(ids, stable=True)
-        first = torch.ones_like(by_row, dtype=torch.bool)
-        torch.ne(by_row[1:], by_row[:-1], out=first[1:])
-        return cls(by_row, order, first.nonzero().squeeze(1))
-
-
-def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float, known: Sorted | None = None) -> Tensor:
+def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float) -> Tensor:
     """Sums of rows: float32 [bags, D]; and in the backward pass, with g_r the sum of the gradients of the bags that hold row r,
 
         row-wise Adagrad   m_r += mean_d g_rd^2     w_r  -= rate g_r / (sqrt(m_r) + eps)
@@ -56,18 +40,17 @@ def lookup(flat: Flat, ids: Tensor, bags: Tensor | None, rate: float, known: Sor
     optimisers, in whose memory the tables lie. No gradient of a table exists, and the order of all sums is fixed.
 
     ids: rows of `flat`, int32 or int64 [n]. bags: int64 [bags + 1], where each bag begins, and the end; None where each id is a bag.
-    known: the ids in order, where they were sorted beforehand. Cost: one gather forward; a sort of n ids, one sum by row, and a gather
-    and a scatter of the distinct rows backward.
+    Cost: one gather forward; a sort of n ids, one sum by row, and a gather and a scatter of the distinct rows backward.
     """
     anchor = torch.empty(0, requires_grad=torch.is_grad_enabled())
-    sums: Tensor = _Lookup.apply(anchor, flat, ids, bags, rate, known)  # type: ignore[no-untyped-call]
+    sums: Tensor = _Lookup.apply(anchor, flat, ids, bags, rate)  # type: ignore[no-untyped-call]
     return sums
 
 
 class _Lookup(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, flat: Flat, ids: Tensor, bags: Tensor | None, rate: float, known: Sorted | None) -> Tensor:
-        ctx.flat, ctx.rate, ctx.known = flat, rate, known
+    def forward(ctx: Any, anchor: Tensor, flat: Flat, ids: Tensor, bags: Tensor | None, rate: float) -> Tensor:
+        ctx.flat, ctx.rate = flat, rate
         ctx.save_for_backward(ids, bags)
         if bags is None:
             return _rows(flat.weight, ids)
@@ -75,17 +58,17 @@ class _Lookup(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         ids, bags = ctx.saved_tensors
         if len(ids):
-            update(ctx.flat, ctx.known or Sorted.of(ids), bags, gradient.contiguous(), ctx.rate)
-        return gradient.new_empty(0), None, None, None, None, None
+            update(ctx.flat, ids, bags, gradient.contiguous(), ctx.rate)
+        return gradient.new_empty(0), None, None, None, None
 
 
-def update(flat: Flat, ids: Sorted, bags: Tensor | None, gradient: Tensor, rate: float) -> None:
+def update(flat: Flat, ids: Tensor, bags: Tensor | None, gradient: Tensor, rate: float) -> None:
     """Applies the rule of `lookup` for the gradient [bags, D] of its result."""
-    order, begins = ids.order, ids.begins
-    short = ids.by_row[begins]
+    by_row, order, begins = _in_order(ids)
+    short = by_row[begins]
     rows = short.long()
     if bags is not None:  # which bag each id is in
         order = torch.repeat_interleave(torch.diff(bags))[order]
@@ -102,6 +85,24 @@ def update(flat: Flat, ids: Sorted, bags: Tensor | None, gradient: Tensor, rate:
         summed *= scale.unsqueeze(1) if flat.rule == "rowwise_adagrad" else scale
     # Four times quicker than index_add_, which waits for one row after another.
     flat.weight.index_copy_(0, rows, _rows(flat.weight, short).sub_(summed, alpha=rate))
+
+
+def _in_order(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids rising, where each of them stood (of equals, the earlier first), and where each distinct id begins."""
+    if ids.dtype != torch.int32:
+        by_row, order = torch.sort(ids, stable=True)
+        first = torch.ones_like(by_row, dtype=torch.bool)
+        torch.ne(by_row[1:], by_row[:-1], out=first[1:])
+        return by_row, order, first.nonzero().squeeze(1)
+    # Id and place in one number: sorting numbers is quicker than sorting places by their ids, and stable of itself.
+    keys = ids.numpy().astype(np.int64)
+    keys <<= 32
+    keys |= np.arange(len(keys))
+    keys.sort()
+    rows = (keys >> 32).astype(np.int32)
+    keys &= 0xFFFFFFFF
+    begins = np.flatnonzero(rows[1:] != rows[:-1]) + 1
+    return torch.from_numpy(rows), torch.from_numpy(keys), torch.from_numpy(np.concatenate(([0], begins)))
 
 
 def _rows(table: Tensor, ids: Tensor) -> Tensor:

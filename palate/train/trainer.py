@@ -14,8 +14,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from palate.config import Training
-from palate.nn.embedding import Embeddings
 from palate.train import checkpoint, shard
 from palate.train.optim import Optimizers, multiplier
 from palate.train.report import Report
@@ -68,7 +66,7 @@ class Trainer:
         fit = _Fit(model, loader, step, training, name, run, validate)
         fit.take_up()
         fit.spread()
-        with fit.report(), _CtrlC() as stop, fit.ahead():
+        with fit.report(), _CtrlC() as stop:
             while not fit.finished:
                 fit.epoch(stop)
                 fit.judge()
@@ -121,24 +119,6 @@ class _Fit:
     @property
     def finished(self) -> bool:
         return self.now.finished
-
-    @contextmanager
-    def ahead(self) -> Iterator[None]:
-        """Within it, the thread that makes batches also does what looking them up needs beside the weights."""
-        tables = [module for module in self.model.modules() if isinstance(module, Embeddings)]
-        if not tables or not hasattr(self.loader, "then") or self.world > 1 or self.device.type != "cpu":
-            yield
-            return
-
-        def prepare(batch: Batch) -> None:
-            for embeddings in tables:
-                embeddings.prepare(batch.sparse)
-
-        self.loader.then = prepare
-        try:
-            yield
-        finally:
-            self.loader.then = None
 
     def report(self) -> Report:
         board = None if self.run.folder is None or self.rank else self.run.folder / "tensorboard" / self.name

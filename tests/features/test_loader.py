@@ -127,17 +127,6 @@ def test_an_abandoned_iteration_leaves_no_thread() -> None:
     assert not threads()
 
 
-def test_then_is_done_in_the_thread_before_a_batch_is_given() -> None:
-    source, seen = loader(6, 2, shuffle=False), []
-
-    def then(batch: Any) -> None:
-        seen.append((batch.tolist(), threading.current_thread().name))
-
-    source.then = then
-    assert given_by(source) == [[0, 1], [2, 3], [4, 5]]
-    assert seen == [([0, 1], "palate-loader"), ([2, 3], "palate-loader"), ([4, 5], "palate-loader")]
-
-
 def test_batches_are_made_ahead() -> None:
     made: list[int] = []
     source = Loader(10, lambda rows: made.append(int(rows[0])) or rows, 1, shuffle=False, prefetch=2)  # type: ignore[func-returns-value, arg-type, return-value]

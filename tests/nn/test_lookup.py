@@ -78,32 +78,6 @@ def test_oracle_the_exact_optimisers_of_fbgemm(rule: str, single: bool) -> None:
         torch.testing.assert_close(state, theirs.momentum()[table], rtol=1e-4, atol=1e-6)
 
 
-@RULES
-def test_what_was_prepared_beforehand_changes_nothing_but_the_time(rule: str) -> None:
-    training = Training(sparse=rule, sparse_lr=0.1)  # type: ignore[arg-type]
-    torch.manual_seed(0)
-    plain, ahead = Embeddings(INPUTS, 8, training), Embeddings(INPUTS, 8, training)
-    ahead.load_state_dict(plain.state_dict())
-    gradient = torch.randn(16, 3, 8)
-    made = batches(single=True)
-    for batch in made:
-        ahead.prepare(batch)
-    assert len(ahead._prepared) == 4
-    for batch in made:
-        found, expected = ahead(batch), plain(batch)
-        assert torch.equal(found, expected)
-        found.backward(gradient)
-        expected.backward(gradient)
-    for table, weight in plain.tables().items():
-        assert torch.equal(weight, ahead.tables()[table])
-
-
-def test_bags_of_several_are_not_prepared() -> None:
-    embed = Embeddings(INPUTS, 8, Training())
-    embed.prepare(batches(single=False)[0])
-    assert not embed._prepared
-
-
 def test_a_new_rate_reaches_the_update() -> None:
     embed = Embeddings(INPUTS, 4, Training(sparse="sgd", sparse_lr=0.5))
     before = embed.tables()["u"].clone()
