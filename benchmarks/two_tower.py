@@ -139,7 +139,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     layers = tuple(int(size) for size in options.layers.split(",") if size)
-    train = {"batch_size": options.batch, "sparse": "rowwise_adagrad", "bf16": options.bf16}
+    train = {"epochs": 1, "batch_size": options.batch, "sparse": "rowwise_adagrad", "bf16": options.bf16}
     settings = {"width": options.width, "query_layers": layers, "item_layers": layers, "history": options.history}
     tower = TwoTower(**settings, negatives="in_batch_log_q", train=train)
     log = world(options.users, options.items, options.events, options.seed)
