@@ -26,17 +26,27 @@ def neighbours(similarities: Sequence[str], counts: Sequence[int]) -> tuple[Mapp
     return tuple({"similarity": similarity, "neighbours": count} for similarity in similarities for count in counts)
 
 
-NEAR_ITEMS = neighbours(("cosine", "jaccard", "tfidf", "bm25"), (20, 50, 100, 400))
+SUMMED = neighbours(("cosine", "jaccard", "tfidf", "bm25"), (20, 50, 100, 400))
+AVERAGED = neighbours(("cosine", "jaccard", "tfidf"), (50, 100, 200))
+NEAR_ITEMS = (*SUMMED, *({**settings, "prune": "target", "score": "average"} for settings in AVERAGED))
 NEAR_USERS = neighbours(("cosine", "jaccard", "tfidf"), (50, 100, 400))
 
 ENTRIES = (
     Entry("popular", "Popular", "popular", {}, note="no published figure on this data", random=False),
     Entry(
         "item_knn",
-        "ItemCF",
+        "ItemCF, Pearson",
         "item_knn",
-        {"similarity": "cosine", "neighbours": 100},
+        {"similarity": "pearson", "neighbours": 100, "prune": "target", "score": "average"},
         bars(0.1570, 0.1214),
+        random=False,
+    ),
+    Entry(
+        "item_knn_tuned",
+        "ItemCF, Jaccard",
+        "item_knn",
+        {"similarity": "jaccard", "neighbours": 100, "prune": "target", "score": "average"},
+        note="the similarity was chosen on validation",
         random=False,
         grid=NEAR_ITEMS,
     ),
@@ -79,11 +89,11 @@ ENTRIES = (
     ),
     Entry(
         "ials",
-        "iALS",
+        "iALS, 1,024 factors",
         "als",
-        {"width": 256, "alpha": 10.0, "l2": 10.0},
+        {"width": 1024, "alpha": 30.0, "l2": 30.0, "iterations": 6},
         note="no published figure on this data",
-        grid=tuple({"alpha": alpha, "l2": l2} for alpha in (10.0, 40.0) for l2 in (3.0, 30.0, 100.0)),
+        grid=tuple({"width": 512, "alpha": alpha, "l2": l2} for alpha, l2 in ((10.0, 10.0), (30.0, 30.0), (100.0, 100.0))),
     ),
     Entry(
         "mf_bpr",
