@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from palate.losses import in_batch_softmax, sampled_softmax
+from palate import losses
+from palate.losses import in_batch_softmax, in_batch_softmax_of, sampled_softmax
 
 # Three queries and their positives; queries 0 and 2 share item 7. Rows are queries, columns are positives.
 SCORES = torch.tensor([[1.0, 0.2, 1.0], [0.4, 0.6, 0.4], [0.8, -0.2, 0.8]])
@@ -98,3 +99,64 @@ def test_the_gradient_is_that_of_the_full_softmax():
     wrong = _mean_gradient(correct=False, hits_out=True)
     assert wrong[-1] > 1.5 * full[-1]  # the item drawn most
     assert wrong[0] < 0.2 * full[0]  # the item drawn least
+
+
+# -- from the vectors ----------------------------------------------------------------------------------------------------------------
+
+
+def pairs(b: int = 7, extra: int = 4, width: int = 5) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, items, codes with hits among them, log q, and weights."""
+    draws = torch.Generator().manual_seed(3)
+    queries = torch.randn(b, width, generator=draws, requires_grad=True)
+    items = torch.randn(b + extra, width, generator=draws, requires_grad=True)
+    return (
+        queries,
+        items,
+        torch.tensor([4, 1, 4, 2, 4, 9, 1, 8, 2, 9, 9]),
+        torch.randn(b + extra, generator=draws),
+        torch.arange(1.0, b + 1),
+    )
+
+
+@pytest.mark.parametrize("block", [1, 25, 1 << 19])  # of scores: one row, two rows and a rest, all rows
+@pytest.mark.parametrize("hits_out", [True, False])
+@pytest.mark.parametrize("plain", [True, False])
+def test_from_vectors_is_the_same_as_from_scores(monkeypatch, block, hits_out, plain):
+    monkeypatch.setattr(losses, "BLOCK", block)
+    queries, items, codes, log_q, weights = pairs()
+    more = {} if plain else {"log_q": log_q, "weights": weights}
+    expected = in_batch_softmax(queries @ items.T / 0.3, codes, remove_accidental_hits=hits_out, **more)
+    wanted = torch.autograd.grad(2 * expected, (queries, items))
+    loss = in_batch_softmax_of(queries, items, codes, temperature=0.3, remove_accidental_hits=hits_out, **more)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    for found, own in zip(torch.autograd.grad(2 * loss, (queries, items)), wanted, strict=True):
+        torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-6)
+
+
+def test_from_vectors_by_hand():
+    """SCORES as inner products with unit vectors: the number of `test_in_batch_log_q_and_temperature_by_hand`."""
+    expected = in_batch_softmax(SCORES / 0.5, CODES, log_q=LOG_Q)
+    assert in_batch_softmax_of(SCORES, torch.eye(3), CODES, log_q=LOG_Q, temperature=0.5).item() == pytest.approx(expected.item())
+
+
+def test_a_column_of_one_row_is_no_others_negative():
+    """Owners: every row's (-1), row 0's, row 1's, nobody's (-2). Other rows see the loss without that column."""
+    queries, items, codes, _, _ = pairs(extra=3)
+    codes, owner = codes[:10], torch.tensor([-1] * 7 + [0, 1, -2])
+    found = in_batch_softmax_of(queries, items, codes, owner=owner)
+    scores = queries @ items.T
+    scores = scores.masked_fill(torch.tensor([[o not in (-1, row) for o in owner.tolist()] for row in range(7)]), -math.inf)
+    assert found.item() == pytest.approx(in_batch_softmax(scores, codes).item(), rel=1e-6)
+    assert torch.autograd.grad(found, items)[0][9].abs().sum() == 0
+
+
+def test_under_autocast_only_the_products_are_coarse():
+    queries, items, codes, log_q, _ = pairs()
+    fine = in_batch_softmax_of(queries, items, codes, log_q=log_q)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = in_batch_softmax_of(queries, items, codes, log_q=log_q)
+    assert coarse.dtype == torch.float32
+    assert coarse.item() == pytest.approx(fine.item(), rel=0.02)
+    for found, own in zip(torch.autograd.grad(coarse, (queries, items)), torch.autograd.grad(fine, (queries, items)), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, own, rtol=0.1, atol=0.01)

@@ -36,7 +36,7 @@ from palate.features.encode import Encoded, Encoder
 from palate.features.history import History
 from palate.features.loader import Loader
 from palate.features.spec import Categorical, Counter, FeatureSet, Sequence
-from palate.losses import cosine_contrastive, in_batch_softmax, sampled_softmax
+from palate.losses import cosine_contrastive, in_batch_softmax_of, sampled_softmax
 from palate.retrieve.ann import IndexConfig, build_index, restore_index
 from palate.retrieve.base import Retriever, wanted
 from palate.retrieve.factorized import hold_out, validation
@@ -202,7 +202,7 @@ class TwoTower(Retriever):
         config, extra, size = self.config, batch.extra, len(batch)
         queries, items = network(batch)
         codes, log_q = extra["codes"], extra["log_q"]
-        owner = extra.get("owner", torch.full_like(codes, SHARED))
+        owner = extra.get("owner")
         if config.frequency == "streaming":
             log_q = self.network.streamed(codes, size)
         if config.n_hard:
@@ -211,23 +211,25 @@ class TwoTower(Retriever):
             items = torch.cat((items, network(replace(hard, labels=hard.labels[:0], weights=hard.weights[:0]))[1]))
             more = torch.from_numpy(found.ravel()).to(codes.device)
             rows = torch.arange(size, device=codes.device).repeat_interleave(config.n_hard)
-            codes, owner = torch.cat((codes, more)), torch.cat((owner, rows.masked_fill(more < 0, NO_ONES)))
+            others = torch.full_like(codes, SHARED) if owner is None else owner
+            codes, owner = torch.cat((codes, more)), torch.cat((others, rows.masked_fill(more < 0, NO_ONES)))
             log_q = torch.cat((log_q, self.network.log_q_of(more)))
+        if config.loss == "softmax" and config.negatives != "uniform":
+            named: dict[str, Any] = {"log_q": None if config.negatives == "in_batch" else log_q, "owner": owner, "weights": batch.weights}
+            named |= {"temperature": config.temperature, "remove_accidental_hits": config.remove_accidental_hits}
+            return {"loss": in_batch_softmax_of(queries, items, codes, **named)}
         scores = queries.float() @ items.float().T
         rows = torch.arange(size, device=codes.device)[:, None]
-        # A row's own columns are no negatives of the others; NO_ONES holds nothing at all.
-        closed = (owner != SHARED) & (owner != rows)
-        same = (codes[:size, None] == codes) if config.remove_accidental_hits else torch.zeros_like(closed)
+        closed = codes[:size, None] == codes if config.remove_accidental_hits else torch.zeros_like(scores, dtype=torch.bool)
+        if owner is not None:  # a row's own columns are no negatives of the others; NO_ONES holds nothing at all
+            closed |= (owner != SHARED) & (owner != rows)
         beyond = slice(size if config.negatives == "uniform" else 0, None)
         if config.loss == "ccl":
-            hits = (closed | same | (rows == torch.arange(len(codes), device=codes.device)))[:, beyond]
+            hits = (closed | (rows == torch.arange(len(codes), device=codes.device)))[:, beyond]
             return {"loss": cosine_contrastive(scores.diagonal(), scores[:, beyond], config.margin, config.negative_weight, hits)}
-        scores = scores.masked_fill(closed, -torch.inf) / config.temperature
-        if config.negatives == "uniform":
-            # No log q: it is the same for every item.
-            return {"loss": sampled_softmax(scores.diagonal(), scores[:, beyond], hits=same[:, beyond], weights=batch.weights)}
-        q, hits_out = None if config.negatives == "in_batch" else log_q, config.remove_accidental_hits
-        return {"loss": in_batch_softmax(scores, codes, log_q=q, remove_accidental_hits=hits_out, weights=batch.weights)}
+        # No log q: it is the same for every item.
+        scores = scores / config.temperature
+        return {"loss": sampled_softmax(scores.diagonal(), scores[:, beyond], hits=closed[:, beyond], weights=batch.weights)}
 
     def _hard(self, queries: Tensor, positives: Tensor) -> Ints:
         """Item codes [B, n_hard] that the towers bring for these queries, NOTHING where too few. Cost: O(B N D)."""
