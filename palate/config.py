@@ -24,9 +24,21 @@ from palate.types import ConfigError, State
 
 
 class Config(pydantic.BaseModel):
-    """The parent of all settings: unknown keys, wrong types and changes after the fact are errors."""
+    """The parent of all settings: unknown keys, wrong types and changes after the fact are errors.
+
+    Where a default is a `Training`, what a given one leaves out is that default's, and not `Training`'s: a network keeps its own rate if
+    only its epochs are set.
+    """
 
     model_config = pydantic.ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        own = {key: field.default for key, field in cls.model_fields.items() if key in given and isinstance(field.default, Training)}
+        return {**given, **{key: _filled(given[key], default) for key, default in own.items()}} if own else given
 
     @classmethod
     def parse(cls, settings: Mapping[str, Any], where: str) -> Self:
@@ -41,6 +53,13 @@ class Config(pydantic.BaseModel):
             return cls.model_validate(dict(settings))
         except pydantic.ValidationError as error:
             raise ConfigError(_one_line(cls, error, where)) from None
+
+
+def _filled(given: Any, own: Training) -> Any:
+    """What was given of a Training, and the rest of `own`; anything else as it is, for pydantic to refuse."""
+    if isinstance(given, Training):
+        given = {key: getattr(given, key) for key in given.model_fields_set}
+    return {key: getattr(own, key) for key in Training.model_fields} | dict(given) if isinstance(given, Mapping) else given
 
 
 def _one_line(cls: type[pydantic.BaseModel], error: pydantic.ValidationError, where: str) -> str:

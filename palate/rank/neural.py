@@ -67,14 +67,6 @@ class NeuralRanker(Ranker):
         negatives_per_query: int | None = pydantic.Field(50, ge=1)
         train: Training = Training(epochs=10, batch_size=1024, patience=2, monitor="logloss")
 
-        @pydantic.field_validator("train", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
-            own = {key: getattr(cls.model_fields["train"].default, key) for key in Training.model_fields}
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return {**own, **given} if isinstance(given, Mapping) else given
-
     config: Config
     model: nn.Module
     inputs: Inputs

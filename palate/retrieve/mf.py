@@ -88,14 +88,6 @@ class MF(Retriever):
         std: float = pydantic.Field(0.1, gt=0)
         train: Training = Training(epochs=60, batch_size=256, sparse="dense", lr=0.01)
 
-        @pydantic.field_validator("train", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
-            own = cls.model_fields["train"].default.model_dump()
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return own | dict(given) if isinstance(given, Mapping) else given
-
         @pydantic.model_validator(mode="after")
         def _loss_and_negatives_fit(self) -> Self:
             if self.negatives == "all" and self.loss not in ("squared", "softmax", "logistic"):

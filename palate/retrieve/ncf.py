@@ -63,14 +63,6 @@ class NCF(Retriever):
         train: Training = Training(epochs=20, batch_size=1024, sparse="dense", lr=2e-3)
         fuse: Training = Training(epochs=5, batch_size=1024, sparse="dense", dense="sgd", lr=0.05)
 
-        @pydantic.field_validator("train", "fuse", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any, info: pydantic.ValidationInfo) -> Any:
-            own = cls.model_fields[str(info.field_name)].default.model_dump()
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return own | dict(given) if isinstance(given, Mapping) else given
-
         @pydantic.model_validator(mode="after")
         def _phi_has_its_factors(self) -> Self:
             if self.layers is not None and (not self.layers or self.layers[-1] != self.factors):

@@ -57,14 +57,6 @@ class RBM(Retriever):
         std: float = pydantic.Field(0.01, gt=0)
         train: Training = Training(epochs=30, batch_size=128, lr=0.005)
 
-        @pydantic.field_validator("train", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
-            own = cls.model_fields["train"].default.model_dump()
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return own | dict(given) if isinstance(given, Mapping) else given
-
     config: Config
     curves: Mapping[str, list[float]]
     """Of the training: a list a metric, one value an epoch."""

@@ -69,14 +69,6 @@ class SoftmaxDNN(Retriever):
         temperature: float = pydantic.Field(1.0, gt=0)
         train: Training = Training(epochs=5, batch_size=512, sparse_lr=0.1)
 
-        @pydantic.field_validator("train", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
-            own = cls.model_fields["train"].default.model_dump()
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return own | dict(given) if isinstance(given, Mapping) else given
-
     config: Config
     curves: Mapping[str, list[float]]
     """Of the training: a list a metric, one value an epoch."""

@@ -102,14 +102,6 @@ class TwoTower(Retriever):
         index: IndexConfig = IndexConfig()
         train: Training = Training(epochs=3, batch_size=512, sparse_lr=0.1)
 
-        @pydantic.field_validator("train", mode="before")
-        @classmethod
-        def _what_is_left_out_is_the_models_own(cls, given: Any) -> Any:
-            own = cls.model_fields["train"].default.model_dump()
-            if isinstance(given, Training):
-                return own | {key: getattr(given, key) for key in given.model_fields_set}
-            return own | dict(given) if isinstance(given, Mapping) else given
-
         @pydantic.model_validator(mode="after")
         def _contrast_is_of_cosines(self) -> Self:
             if self.loss == "ccl" and (self.similarity != "cosine" or self.negatives not in ("uniform", "in_batch")):
