@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import wraps
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -13,7 +15,7 @@ from scipy import sparse
 
 from palate import config
 from palate.config import unknown_key
-from palate.types import Candidates, ConfigError, DataError, Floats, Ints, Log, Queries, Ragged, Run
+from palate.types import NOBODY, Candidates, ConfigError, DataError, Floats, Ints, Log, Queries, Ragged, Run, State
 
 DAY = 86_400_000_000
 """Microseconds."""
@@ -28,6 +30,8 @@ class Retriever(config.Component, ABC):
     `fit` learns from the events that say "wanted" (`wanted(log)`: DataError where there is none). `retrieve` never returns an item that
     is in `queries.blocked` or outside `queries.allowed`, never an item twice, and fills the end of a short list with NOTHING.
     A query that a retriever does not serve (see `serves_new_users`) gets an empty list, for others to fill.
+
+    Whatever the retriever, codes that its log did not have are looked for before it is asked: an item is a DataError, a user a stranger.
     """
 
     class Config(config.Config):
@@ -37,6 +41,14 @@ class Retriever(config.Component, ABC):
         quota: int = pydantic.Field(200, ge=1)
 
     config: Config
+    sizes: tuple[int, int] | None = None
+    """Users and items of the log."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        for name, around in (("fit", _sized), ("state", _with_sizes), ("restore", _resized), ("retrieve", _asked), ("score", _asked)):
+            if name in vars(cls):
+                setattr(cls, name, around(vars(cls)[name]))
 
     @abstractmethod
     def fit(self, log: Log, run: Run = Run()) -> Self:
@@ -72,6 +84,67 @@ class Retriever(config.Component, ABC):
         None: this retriever cannot tell.
         """
         return None
+
+
+def _sized(fit: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(fit)
+    def around(self: Retriever, log: Log, *more: Any, **named: Any) -> Any:
+        found = fit(self, log, *more, **named)
+        self.sizes = (log.n_users, log.n_items)
+        return found
+
+    return around
+
+
+def _with_sizes(state: Callable[..., State]) -> Callable[..., State]:
+    @wraps(state)
+    def around(self: Retriever) -> State:
+        found = state(self)
+        return found if self.sizes is None else replace(found, meta={**found.meta, "sizes": list(self.sizes)})
+
+    return around
+
+
+def _resized(restore: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(restore)
+    def around(self: Retriever, state: State) -> Any:
+        users_items = state.meta.get("sizes")
+        self.sizes = None if users_items is None else (int(users_items[0]), int(users_items[1]))
+        return restore(self, state)
+
+    return around
+
+
+def _asked(answer: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(answer)
+    def around(self: Retriever, queries: Queries, more: Any, *others: Any, **named: Any) -> Any:
+        if self.sizes is not None:
+            n_items = max(self.sizes[1], len(getattr(self, "index", ())))  # an index may have been added to
+            queries = known_codes(queries, self.sizes[0], n_items, self.name)
+            if isinstance(more, np.ndarray):
+                _refuse(more, n_items, f"{self.name}: the items to score hold")
+        return answer(self, queries, more, *others, **named)
+
+    return around
+
+
+def known_codes(queries: Queries, n_users: int, n_items: int, name: str) -> Queries:
+    """The queries, users beyond the log's being strangers. DataError for items beyond it in histories, masks or filters.
+
+    Cost: a look at each code.
+    """
+    for values, what in ((queries.history.values, "a history holds"), (queries.blocked.values, "what is blocked holds")):
+        _refuse(values, n_items, f"{name}: {what}", least=0)
+    if queries.allowed is not None and queries.allowed.shape != (n_items,):
+        raise DataError(f"{name}: `allowed` says of {queries.allowed.size} items whether they may come; the log had {n_items}")
+    beyond = queries.users >= n_users
+    return replace(queries, users=np.where(beyond, NOBODY, queries.users).astype(np.int32)) if beyond.any() else queries
+
+
+def _refuse(codes: Ints, n_items: int, what: str, least: int = -1) -> None:
+    wrong = (codes < least) | (codes >= n_items)
+    if wrong.any():
+        raise DataError(f"{what} item code {int(codes[wrong][0])}; the log it was fitted on had the items 0 to {n_items - 1}")
 
 
 class EventWeights(config.Config):

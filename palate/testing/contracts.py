@@ -20,10 +20,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from palate.evaluate import evaluate
+from palate.funnel import Funnel
 from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
 from palate.retrieve.popular import Popular
-from palate.types import NOBODY, NOTHING, Candidates, ConfigError, DataError, Log, Queries, Ragged, Run, State
+from palate.types import NOBODY, NOTHING, Candidates, ConfigError, DataError, Log, Queries, Ragged, Request, Run, State
 
 DAY = 86_400_000_000
 
@@ -221,6 +223,7 @@ class RetrieverContract:
     def test_more_than_there_is(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
         log, queries, _ = world
         k = log.n_items + 9
+        assert fitted.retrieve(queries, 0).items.shape == (len(queries), 0)
         candidates = fitted.retrieve(queries, k)
         assert_well_formed(candidates, len(queries), k)
         assert (candidates.present.sum(axis=1) <= log.n_items - queries.blocked.lengths).all()
@@ -325,6 +328,62 @@ class RetrieverContract:
         candidates = retriever.retrieve(doubled, 5)
         assert_well_formed(candidates, len(queries), 5)
         assert candidates.present.any()
+
+    def test_codes_that_the_log_does_not_have(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        """A user is a stranger; an item is one line, also after restoring."""
+        log, queries, _ = world
+        strangers, beyond = (replace(queries, users=np.full(len(queries), user, dtype=np.int32)) for user in (NOBODY, log.n_users + 7))
+        assert np.array_equal(fitted.retrieve(strangers, 10).items, fitted.retrieve(beyond, 10).items)
+        for retriever in (fitted, self.make().restore(fitted.state())):
+            for given in (
+                queries_of([[0], [1, log.n_items]]),
+                queries_of([[0]], blocked=[[log.n_items]]),
+                queries_of([[-1]], blocked=[[]]),
+            ):
+                with pytest.raises(DataError, match=f"{retriever.name}: .* holds item code .* items 0 to {log.n_items - 1}"):
+                    retriever.retrieve(given, 5)
+            with pytest.raises(DataError, match=f"`allowed` says of 3 items whether they may come; the log had {log.n_items}"):
+                retriever.retrieve(replace(queries, allowed=np.ones(3, dtype=bool)), 5)
+            with pytest.raises(DataError, match=f"the items to score hold item code {log.n_items}"):
+                retriever.score(queries[:1], np.array([[0, log.n_items]], dtype=np.int32))
+
+    def test_a_history_of_items_without_events(self, fitted: Retriever, world: tuple[Log, Queries, np.ndarray]) -> None:
+        """Says nothing, where only events can speak: as an empty one."""
+        candidates = fitted.retrieve(queries_of([[world[0].n_items - 1]]), 5)
+        assert_well_formed(candidates, 1, 5)
+        if not fitted.serves_new_items:
+            assert candidates.present.any() == ("context" in fitted.serves_new_users)
+
+    def test_vectors_of_another_dimension_are_refused(self, fitted: Retriever) -> None:
+        index = getattr(fitted, "index", None)
+        if index is None:
+            return
+        d = index.dimension
+        with pytest.raises(
+            ConfigError, match=f"index: its vectors have {d} dimensions, the queries {d + 1}; build the index with this tower"
+        ):
+            index.search(np.zeros((1, d + 1), dtype=np.float32), 3)
+
+    def test_in_a_funnel_with_requests_and_a_test_that_lack_something(self) -> None:
+        """Unknown users and items, an item twice, more asked for than there is; users who want nothing in the test, or nothing new."""
+        log = self.small()
+        late = np.arange(len(log)) >= 200
+        funnel = Funnel([self.make()]).fit(log.where(~late), self.run())
+        requests = [Request(user="unheard of", history=("i1", "i1", "i5"), k=5), Request(user="u0", k=500)]
+        first, second = funnel.recommend(requests)
+        assert len(first) == (5 if "history" in funnel.retrievers[0].serves_new_users else 0)
+        assert 0 < len(second) == len(set(second.items)) < log.n_items
+        with pytest.raises(DataError, match="item 'no such': no such id or title"):
+            funnel.recommend([Request(history=("i1", "no such"), k=5)])
+        repeated = log.where(np.flatnonzero((late & (log.user_codes % 2 == 0)) | (np.arange(len(log)) == 1)))
+        moved = repeated.events.with_columns(pl.lit(log.events["time"].max()).alias("time"))
+        found = evaluate(funnel, replace(repeated, events=moved), ks=(5,), resamples=10)
+        assert (found.counts["users"], found.counts["queries"], found.counts["dropped_users"]) == (13, 12, 1)
+        assert 0 <= found.stages[funnel.retrievers[0].name]["recall@5"] <= 1
+
+    def small(self) -> Log:
+        """24 users, 20 items, 12 events each."""
+        return clustered(users=24, items=20)[0]
 
     def test_a_log_of_which_nothing_can_be_learnt_is_one_line(self) -> None:
         log = clustered(users=8, items=20)[0]

@@ -66,6 +66,9 @@ class TestRatings(TestSoftmax):
         log, queries, wanted = clustered(cold=2)
         return with_ratings(log), queries, wanted
 
+    def small(self) -> Log:
+        return with_ratings(super().small())
+
     # The contract's own small logs have no values.
     def test_the_same_event_twice_in_the_log_and_in_a_history(self) -> None: ...
     def test_a_log_of_which_nothing_can_be_learnt_is_one_line(self) -> None:
