@@ -104,7 +104,8 @@ class ItemKNN(Retriever):
     def _score(self, queries: Queries) -> sparse.csr_matrix:
         """float32 [b, N]: an entry wherever an item of the history speaks for the item."""
         scores = sparse.csr_matrix(self._known(queries) @ self.neighbours)
-        scores.data += self.base[scores.indices]
+        if self.config.score == "average":
+            scores.data += self.base[scores.indices]
         return scores
 
     def _known(self, queries: Queries) -> sparse.csr_matrix:

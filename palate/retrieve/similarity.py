@@ -31,7 +31,7 @@ from scipy import sparse
 
 from palate.retrieve.base import LEAST
 from palate.retrieve.gram import sparse_gram_blocks
-from palate.retrieve.topk import entries, top_k_sparse
+from palate.retrieve.topk import entries, largest
 from palate.types import Floats
 
 _K1, _B = 1.2, 0.75
@@ -64,9 +64,9 @@ class Likeness:
         """Of every thing to every other: (first row, sparse block of rows). Cost: a multiply-add for each pair of things of a context."""
         common = sparse_gram_blocks(_ones(self._x)) if self.shrink and not self._counts else None
         for start, block in sparse_gram_blocks(self.weighted):
-            i, j = start + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr)), block.indices
+            own, lengths = slice(start, start + block.shape[0]), np.diff(block.indptr)
             shared = block.data if common is None else next(common)[1].data
-            block.data = self._likeness(block.data, self.sums[i], self.squares[i], j, shared)
+            block.data = self._likeness(block.data, self.sums[own], self.squares[own], lengths, block.indices, shared)
             yield start, block
 
     def of(self, rows: sparse.csr_matrix) -> sparse.csr_matrix:
@@ -81,8 +81,7 @@ class Likeness:
         shared = met.data
         if self.shrink and not (self._counts and (rows.data == 1).all()):
             shared = sparse.csr_matrix(_ones(rows) @ _ones(self._x)).data
-        i = np.repeat(np.arange(rows.shape[0]), np.diff(met.indptr))
-        met.data = self._likeness(met.data, sums[i], squares[i], met.indices, shared)
+        met.data = self._likeness(met.data, sums, squares, np.diff(met.indptr), met.indices, shared)
         return met
 
     @property
@@ -96,22 +95,26 @@ class Likeness:
             weighed = data * (_K1 + 1) / (data + _K1 * (1 - _B + _B * lengths / self._mean_length))
         return (weighed if self._idf is None else weighed * self._idf[contexts]).astype(np.float32)
 
-    def _likeness(self, met: Floats, sums: Floats, squares: Floats, j: Reals, shared: Floats) -> Floats:
-        """met, shared: m_ij and n_ij of some pairs; sums, squares: s_i and q_i; j: the things. One value a pair."""
-        others = self.squares[j]
+    def _likeness(self, met: Floats, sums: Floats, squares: Floats, lengths: Reals, j: Reals, shared: Floats) -> Floats:
+        """One value a pair. Rows of `lengths` pairs with the things j; met, shared: their m_ij and n_ij; sums, squares: s_i and q_i."""
         likeness: Reals = met
         if self.kind == "bm25":
             pass
         elif self.kind == "jaccard":
-            likeness = met / ((sums + self.sums[j] if self._counts else squares + others) - met)
+            both = np.repeat(sums, lengths) + self.sums[j] if self._counts else np.repeat(squares, lengths) + self.squares[j]
+            likeness = met / (both - met)
         elif self.kind == "conditional":
-            likeness = met / (squares * others**self.alpha)
+            likeness = met / (np.repeat(squares, lengths) * self.squares[j] ** self.alpha)
         elif self.kind == "pearson":
-            spread = (squares - sums**2 / self.contexts) * (others - self.sums[j] ** 2 / self.contexts)
+            variance, variances = squares - sums**2 / self.contexts, self.squares - self.sums**2 / self.contexts
+            spread = np.repeat(variance, lengths) * variances[j]
+            chance = np.repeat(sums, lengths) * self.sums[j] / self.contexts
             # What is in every context alike goes with nothing.
-            likeness = np.where(spread > 0, met - sums * self.sums[j] / self.contexts, 0) / np.sqrt(np.where(spread > 0, spread, 1))
+            likeness = np.where(spread > 0, met - chance, 0) / np.sqrt(np.where(spread > 0, spread, 1))
         else:
-            likeness = met / np.sqrt(squares * others)
+            product = np.repeat(squares, lengths)
+            product *= self.squares[j]
+            likeness = met / np.sqrt(product, out=product)
         return (likeness * (shared / (shared + self.shrink)) if self.shrink else likeness).astype(np.float32, copy=False)
 
 
@@ -120,15 +123,12 @@ def nearest(block: sparse.csr_matrix, neighbours: int, start: int | None = None)
 
     start: row r is thing `start + r`, no neighbour of itself (None: the rows are other things than the columns).
     """
-    keep = block.data > 0
+    # One more than wanted, for the thing itself may be among them.
+    near = largest(block, neighbours + (start is not None))
+    keep = near.data > 0
     if start is not None:
-        keep &= block.indices != start + np.repeat(np.arange(block.shape[0]), np.diff(block.indptr))
-    kept = entries(block, keep)
-    width = min(neighbours, int(np.diff(kept.indptr).max(initial=0)))
-    columns, values = top_k_sparse(kept, width)
-    there = columns >= 0
-    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    near = sparse.csr_matrix((values[there], columns[there], indptr), shape=block.shape)
+        keep &= near.indices != start + np.repeat(np.arange(near.shape[0]), np.diff(near.indptr))
+    near = largest(entries(near, keep), neighbours)
     near.sort_indices()
     return near
 

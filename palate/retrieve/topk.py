@@ -46,15 +46,17 @@ def answer_sparse(score: Callable[[Queries], sparse.csr_matrix], queries: Querie
     items = np.full((len(queries), k), NOTHING, dtype=np.int32)
     scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
     hidden = np.zeros((min(size, len(queries)), n_items), dtype=bool)
-    if queries.allowed is not None:
-        hidden[:] = ~queries.allowed
     for start in range(0, len(queries), size):
         part = queries[start : start + size] if len(queries) > size else queries
-        blocked = (part.blocked.rows, part.blocked.values)
-        before, hidden[blocked] = hidden[blocked], True
         found = score(part)
+        if queries.allowed is not None:
+            found = entries(found, queries.allowed[found.indices])
+        # Of a row with h blocked items the K best are among its K + h largest: the few, not all, are looked up.
+        found = largest(found, k + part.blocked.lengths)
+        blocked = (part.blocked.rows, part.blocked.values)
+        hidden[blocked] = True
         free = entries(found, ~hidden[np.repeat(np.arange(len(part)), np.diff(found.indptr)), found.indices])
-        hidden[blocked] = before
+        hidden[blocked] = False
         items[start : start + len(part)], scores[start : start + len(part)] = top_k_sparse(free, k)
     return Candidates.of(items, scores, source)
 
@@ -172,29 +174,57 @@ def _cut(values: Floats, columns: Ints, k: int) -> tuple[Floats, Ints]:
 def top_k_sparse(matrix: sparse.csr_matrix, k: int) -> tuple[Ints, Floats]:
     """`top_k` of the entries of each row: columns [b, K], values [b, K], falling; of equal values the lower column first.
 
-    Rows of about the same length are selected from together. Cost: O(entries + b K log K).
+    Cost: O(entries + b K log K).
     """
     rows = matrix.shape[0]
     items = np.full((rows, k), NOTHING, dtype=np.int32)
     best = np.full((rows, k), -np.inf, dtype=np.float32)
     if not k or not matrix.nnz:
         return items, best
+    matrix = largest(matrix, k)
     # Value and column in one integer: its order is that of falling values, and of equal values the order of the columns.
     bits = (matrix.data.astype(np.float32) + np.float32(0)).view(np.int32)  # + 0 makes -0.0 equal 0.0
     keys = (_ordered(bits).astype(np.int64) << 32) | (_LAST - matrix.indices.astype(np.int64))
     lengths = np.diff(matrix.indptr)
-    for size in np.unique(np.ceil(np.log2(lengths[lengths > 0])).astype(int)).tolist():
-        group = np.flatnonzero((lengths > (1 << size) // 2) & (lengths <= 1 << size))
-        within = np.arange(lengths[group].max())
-        inside = within < lengths[group][:, None]
-        some = np.where(inside, keys[np.where(inside, matrix.indptr[:-1][group][:, None] + within, 0)], np.iinfo(np.int64).min)
-        if some.shape[1] > k:
-            some = np.partition(some, some.shape[1] - k, axis=1)[:, some.shape[1] - k :]
-        some = np.sort(some, axis=1)[:, ::-1]
-        there = some != np.iinfo(np.int64).min
-        items[group, : some.shape[1]] = np.where(there, _LAST - (some & 0xFFFFFFFF), NOTHING)
-        best[group, : some.shape[1]] = np.where(there, _ordered((some >> 32).astype(np.int32)).view(np.float32), -np.inf)
+    width = int(lengths.max())
+    within = np.arange(width) < lengths[:, None]
+    some = np.full((rows, width), np.iinfo(np.int64).min)
+    some[within] = keys
+    some.sort(axis=1)
+    some = some[:, ::-1]
+    items[:, :width] = np.where(within, _LAST - (some & 0xFFFFFFFF), NOTHING)
+    best[:, :width] = np.where(within, _ordered((some >> 32).astype(np.int32)).view(np.float32), -np.inf)
     return items, best
+
+
+def largest(matrix: sparse.csr_matrix, k: int | npt.NDArray[Any]) -> sparse.csr_matrix:
+    """Only the K largest entries of each row, of equals those of lower columns, as they lie. k: one for all rows, or int [b].
+
+    Cost: O(entries), one selection a row.
+    """
+    starts, lengths = matrix.indptr, np.diff(matrix.indptr)
+    k = np.broadcast_to(k, lengths.shape)
+    long = np.flatnonzero(lengths > k)
+    if not len(long):
+        return matrix
+    least = np.full(len(lengths), -np.inf, dtype=matrix.data.dtype)
+    for row in long.tolist():
+        place = lengths[row] - k[row]
+        least[row] = np.partition(matrix.data[starts[row] : starts[row + 1]], place)[place]
+    keep = np.flatnonzero(matrix.data >= np.repeat(least, lengths))
+    counts = np.diff(np.searchsorted(keep, starts))
+    if (counts > k).any():
+        # Of the entries that are level with the K-th, only as many as there is room for: those of the lowest columns.
+        row = np.repeat(np.arange(len(counts)), counts)
+        level = np.flatnonzero((matrix.data[keep] == least[row]) & (counts > k)[row])
+        level = level[np.argsort((row[level] << 32) | matrix.indices[keep[level]])]
+        levels = np.bincount(row[level], minlength=len(counts))
+        place = np.arange(len(level)) - (np.cumsum(levels) - levels)[row[level]]
+        over = level[place >= (k - counts + levels)[row[level]]]
+        keep = np.delete(keep, over)
+        counts = np.diff(np.searchsorted(keep, starts))
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
 
 
 _LAST = (1 << 31) - 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from palate.retrieve.topk import answer, answer_sparse, evidence, query_matrix, top_k, top_k_sparse
+from palate.retrieve.topk import answer, answer_sparse, evidence, largest, query_matrix, top_k, top_k_sparse
 from palate.testing.contracts import queries_of
 from palate.types import Ragged
 
@@ -41,6 +41,16 @@ def test_sparse_against_sorting(rows: list[dict[int, float]], k: int) -> None:
         expected = sorted(single, key=lambda code: (-single[code], code))[:k]
         assert found == expected + [-1] * (k - len(expected))
         assert scores == [single[code] for code in expected] + [-np.inf] * (k - len(expected))
+
+
+def test_the_largest_of_each_row_by_hand() -> None:
+    # As they lie: columns need not be in order. Row 0: 5 and one of the three 3s, that of column 0. Row 1: 2 of the three 4s. Row 2: all.
+    data, columns = [3, 5, 3, 1, 3, 4, 4, 4, -1, -2], [4, 2, 0, 1, 3, 3, 1, 0, 2, 0]
+    matrix = sparse.csr_matrix((np.array(data, dtype=np.float32), np.array(columns, dtype=np.int32), [0, 5, 8, 10]), shape=(3, 5))
+    found = largest(matrix, np.array([2, 2, 3]))
+    assert found.indices.tolist() == [2, 0, 1, 0, 2, 0]
+    assert found.data.tolist() == [5, 3, 4, 4, -1, -2]
+    assert found.indptr.tolist() == [0, 2, 4, 6]
 
 
 def test_the_sparse_answer_is_the_dense_one() -> None:
