@@ -210,7 +210,9 @@ class Wanted:
 
     def __init__(self, users: Ints, items: Ints, n_users: int, n_items: int) -> None:
         self.n_items = n_items
-        self.keys: Longs = np.unique(users.astype(np.int64) * n_items + items)
+        # Sorted and thinned: many times quicker than np.unique, which hashes whole numbers.
+        keys: Longs = np.sort(users.astype(np.int64) * n_items + items)
+        self.keys: Longs = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
         rows, codes = np.divmod(self.keys, max(n_items, 1))
         self.of_user = Ragged(offsets_of(np.bincount(rows, minlength=n_users)), codes.astype(np.int32))
 

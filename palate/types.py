@@ -258,7 +258,8 @@ class Candidates:
     def of(cls, items: Ints, scores: Floats, source: str) -> Candidates:
         """From one retriever."""
         present = items != NOTHING
-        return cls(items, np.where(present, scores, -np.inf).astype(np.float32), (source,), np.where(present, 0, -1).astype(np.int8))
+        scores = np.where(present, scores, np.float32(-np.inf)).astype(np.float32, copy=False)
+        return cls(items, scores, (source,), np.where(present, np.int8(0), np.int8(-1)))
 
     def __len__(self) -> int:
         return len(self.items)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -77,7 +76,8 @@ class ALS(Retriever):
     def encode_queries(self, queries: Queries) -> Floats:
         """float32 [B, D]: as learnt for users of the log, solved for the others; NaN for those of whom nothing is known."""
         known = np.append(self.there, False)[queries.users]
-        vectors = np.append(self.users, np.zeros_like(self.users[:1]), axis=0)[np.where(known, queries.users, -1)]
+        vectors = np.zeros((len(known), self.users.shape[1]), dtype=np.float32)
+        vectors[known] = self.users[queries.users[known]]
         new = np.flatnonzero(~known)
         if len(new):
             vectors[new] = self._folded(queries.history.take(new))
@@ -96,8 +96,11 @@ class ALS(Retriever):
         """Exact search. Cost: O(B N D)."""
         allowed = self.learnt if queries.allowed is None else self.learnt & queries.allowed
         vectors = self.encode_queries(queries)
-        found = self.index.retrieve(np.nan_to_num(vectors), replace(queries, allowed=allowed), k, self.name)
-        return Candidates.of(np.where(np.isnan(vectors[:, :1]), NOTHING, found.items).astype(np.int32), found.scores, self.name)
+        unknown = np.isnan(vectors[:, 0])
+        vectors[unknown] = 0
+        items, scores = self.index.search(vectors, k, queries.blocked, allowed)
+        items[unknown] = NOTHING
+        return Candidates.of(items, scores, self.name)
 
     def score(self, queries: Queries, items: Ints) -> Floats:
         scores = inner_products(self.encode_queries(queries), self.index.vectors, items)

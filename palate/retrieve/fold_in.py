@@ -16,6 +16,9 @@ from scipy import sparse
 
 from palate.types import Floats
 
+_ROWS = 4096
+"""Users looked at together by `fit`."""
+
 
 class FoldIn:
     """weights: float32 [2 D + 2, D']. items: float32 [N, D], the vectors q. longest: the largest |h| it may see."""
@@ -32,10 +35,14 @@ class FoldIn:
         some = np.diff(known.indptr) > 0
         longest = int(np.diff(known.indptr).max(initial=1))
         empty = cls(np.zeros((0, 0), dtype=np.float32), items, longest)
-        x, y = empty.inputs(known[some]).astype(np.float64), users[some].astype(np.float64)
-        moments = x.T @ x
+        known, users = known[some], users[some]
+        moments, towards = np.zeros((2 * items.shape[1] + 2,) * 2), np.zeros((2 * items.shape[1] + 2, users.shape[1]))
+        for start in range(0, len(users), _ROWS):
+            x = empty.inputs(known[start : start + _ROWS]).astype(np.float64)
+            moments += x.T @ x
+            towards += x.T @ users[start : start + _ROWS]
         moments[np.diag_indices_from(moments)] += l2 * max(float(np.diag(moments).mean()), 1e-12)
-        return cls(np.linalg.solve(moments, x.T @ y).astype(np.float32), items, longest)
+        return cls(np.linalg.solve(moments, towards).astype(np.float32), items, longest)
 
     def inputs(self, known: sparse.csr_matrix) -> Floats:
         """x of each history: float32 [B, 2 D + 2]. known: [B, N]."""

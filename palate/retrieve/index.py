@@ -18,11 +18,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from palate.retrieve.topk import BLOCK, top_k
+from palate.retrieve.topk import top_k
 from palate.types import NOTHING, Bools, BundleError, Candidates, ConfigError, DataError, Floats, Ints, Queries, Ragged, State
 
 ITEMS = 1 << 15
 """Items in a block."""
+
+BLOCK = 1 << 21
+"""Scores of a block, held at once by each thread of `scan` (8 MB of float32)."""
 
 Similarity = Literal["dot", "cosine"]
 

@@ -100,6 +100,8 @@ class Vectors(nn.Module):
         return vectors.square().sum(-1) - float(self.biased)  # less the constant 1 beside the bias
 
     def _penalty(self, users: Tensor, positives: Tensor, negatives: Tensor | None) -> Tensor:
+        if not self.config.l2:
+            return users.new_zeros(())
         total = (self._times * self._squares(users) + self._squares(positives)).mean()
         if negatives is not None:
             total = total + self.weight * self._squares(negatives).mean()
