@@ -181,6 +181,8 @@ def weighted_interactions(log: Log, config: EventWeights) -> sparse.csr_matrix:
     With none of its settings given: `interactions(log)`, all ones. Raises ConfigError for a kind that the log does not have, DataError
     where no event counts. Cost: O(E).
     """
+    if config.event_weights is None and config.half_life_days is None and config.repeats == "largest":
+        return interactions(log)
     if config.event_weights is None:
         events = wanted(log)
         weights = np.ones(len(events))

@@ -16,7 +16,6 @@ are ten million random rows of memory.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -106,7 +105,7 @@ class MF(Retriever):
         config, known = self.config, interactions(log)
         learnt = rated(log) if config.loss == "squared" else wanted(log)
         # The tables hold the items there is something to learn of: nothing is spent on the others, or said against them.
-        pool = np.unique(learnt.item_codes)
+        pool = np.flatnonzero(np.bincount(learnt.item_codes)).astype(np.int32)
         place = np.zeros(log.n_items, dtype=np.int32)
         place[pool] = np.arange(len(pool))
         users, items, size = learnt.user_codes, place[learnt.item_codes], (log.n_users, len(pool))
@@ -127,7 +126,8 @@ class MF(Retriever):
             p, q = network.whole("user").numpy(), network.whole("item").numpy()
         if self.config.loss == "squared":
             p, q = np.pad(p, ((0, 0), (0, 1)), constant_values=mean), np.pad(q, ((0, 0), (0, 1)), constant_values=1.0)
-        self.there, self.users = there, np.where(there[:, None], p, np.float32(0))
+        p[~there] = 0
+        self.there, self.users = there, p
         vectors = np.zeros((known.shape[1], q.shape[1]), dtype=np.float32)
         vectors[pool] = q
         self.learnt: Bools = np.isin(np.arange(len(vectors)), pool)
@@ -141,7 +141,8 @@ class MF(Retriever):
     def encode_queries(self, queries: Queries) -> Floats:
         """float32 [B, D']: as learnt for users of the log, folded in for the others; NaN for those of whom nothing is known."""
         known = np.append(self.there, False)[queries.users]
-        vectors = np.append(self.users, np.zeros_like(self.users[:1]), axis=0)[np.where(known, queries.users, -1)]
+        vectors = np.zeros((len(known), self.users.shape[1]), dtype=np.float32)
+        vectors[known] = self.users[queries.users[known]]
         new = np.flatnonzero(~known)
         histories = history_matrix(queries.history.take(new), len(self.index)).multiply(self.learnt).tocsr()
         histories.eliminate_zeros()
@@ -159,8 +160,11 @@ class MF(Retriever):
         """Exact search. Cost: O(B N D)."""
         allowed = self.learnt if queries.allowed is None else self.learnt & queries.allowed
         vectors = self.encode_queries(queries)
-        found = self.index.retrieve(np.nan_to_num(vectors), replace(queries, allowed=allowed), k, self.name)
-        return Candidates.of(np.where(np.isnan(vectors[:, :1]), NOTHING, found.items).astype(np.int32), found.scores, self.name)
+        unknown = np.isnan(vectors[:, 0])
+        vectors[unknown] = 0
+        items, scores = self.index.search(vectors, k, queries.blocked, allowed)
+        items[unknown] = NOTHING
+        return Candidates.of(items, scores, self.name)
 
     def score(self, queries: Queries, items: Ints) -> Floats:
         scores = inner_products(self.encode_queries(queries), self.index.vectors, items)
