@@ -67,7 +67,7 @@ def run_side(python: Path, library: str, model: str, options: argparse.Namespace
     if done.returncode or not lines:
         last = done.stderr.strip().splitlines()[-1:] or [""]
         killed = "killed, probably for want of memory" if done.returncode == -9 else f"ended with {done.returncode}"
-        return {"error": f"{killed}: {last[0][:160]}"}
+        return {"error": f"{killed}: {last[0].strip()[:160]}"}
     found: dict[str, Any] = json.loads(lines[-1])
     return found
 

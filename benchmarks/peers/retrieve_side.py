@@ -77,7 +77,7 @@ def read(path: Path, most: int | None = None) -> tuple[sparse.csr_matrix, list[n
         place = np.full(1 + max(int(items.max(initial=0)) for items in users), -1, dtype=np.int32)
         frequent = np.argsort(-np.bincount(np.concatenate(users)), kind="stable")[:most]
         place[frequent] = np.arange(len(frequent))
-        users = [kept[kept >= 0] for kept in (place[items] for items in users)]
+        users = [kept[kept >= 0] for kept in (place[items] for items in users) if (kept >= 0).any()]
     for user, items in enumerate(users):
         order = rng.permutation(len(items))
         cut = len(items) // 10

@@ -203,24 +203,24 @@ def largest(matrix: sparse.csr_matrix, k: int | npt.NDArray[Any]) -> sparse.csr_
     Cost: O(entries), one selection a row.
     """
     starts, lengths = matrix.indptr, np.diff(matrix.indptr)
-    k = np.broadcast_to(k, lengths.shape)
-    long = np.flatnonzero(lengths > k)
+    room = np.broadcast_to(k, lengths.shape)
+    long = np.flatnonzero(lengths > room)
     if not len(long):
         return matrix
     least = np.full(len(lengths), -np.inf, dtype=matrix.data.dtype)
     for row in long.tolist():
-        place = lengths[row] - k[row]
+        place = lengths[row] - room[row]
         least[row] = np.partition(matrix.data[starts[row] : starts[row + 1]], place)[place]
     keep = np.flatnonzero(matrix.data >= np.repeat(least, lengths))
     counts = np.diff(np.searchsorted(keep, starts))
-    if (counts > k).any():
+    if (counts > room).any():
         # Of the entries that are level with the K-th, only as many as there is room for: those of the lowest columns.
         row = np.repeat(np.arange(len(counts)), counts)
-        level = np.flatnonzero((matrix.data[keep] == least[row]) & (counts > k)[row])
+        level = np.flatnonzero((matrix.data[keep] == least[row]) & (counts > room)[row])
         level = level[np.argsort((row[level] << 32) | matrix.indices[keep[level]])]
         levels = np.bincount(row[level], minlength=len(counts))
         place = np.arange(len(level)) - (np.cumsum(levels) - levels)[row[level]]
-        over = level[place >= (k - counts + levels)[row[level]]]
+        over = level[place >= (room - counts + levels)[row[level]]]
         keep = np.delete(keep, over)
         counts = np.diff(np.searchsorted(keep, starts))
     indptr = np.concatenate([[0], np.cumsum(counts)])
