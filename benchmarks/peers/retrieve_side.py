@@ -14,6 +14,8 @@ gave it the most recall soonest, of those tried on Gowalla (`BPR`), and the reca
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import math
 import os
@@ -173,6 +175,9 @@ def main() -> None:
     fit, recommend = {"palate": of_palate, "implicit": of_implicit, "rectools": of_rectools}[options.library](
         options.model, x, options.epochs
     )
+    # What was freed before is given back, so that nobody's new memory hides in it.
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = resident()
     with Peak() as peak:
         began, busy = time.perf_counter(), time.process_time()

@@ -208,9 +208,9 @@ def largest(matrix: sparse.csr_matrix, k: int | npt.NDArray[Any]) -> sparse.csr_
     if not len(long):
         return matrix
     least = np.full(len(lengths), -np.inf, dtype=matrix.data.dtype)
-    for row in long.tolist():
-        place = lengths[row] - room[row]
-        least[row] = np.partition(matrix.data[starts[row] : starts[row + 1]], place)[place]
+    for one in long.tolist():
+        last = lengths[one] - room[one]
+        least[one] = np.partition(matrix.data[starts[one] : starts[one + 1]], last)[last]
     keep = np.flatnonzero(matrix.data >= np.repeat(least, lengths))
     counts = np.diff(np.searchsorted(keep, starts))
     if (counts > room).any():
