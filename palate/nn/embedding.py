@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
@@ -286,7 +287,7 @@ class Embeddings(nn.Module):
         assert self._flat is not None
         _, flats, starts = self._flat
         counts = lengths.sum(dim=1)
-        values = (values + starts.repeat_interleave(counts)).to(_smallest(flats[0]))
+        values = (values + _each(starts, counts)).to(_smallest(flats[0]))
         found, done, begin = [], 0, 0
         for flat, count in zip(flats, self._slots_a_width(), strict=True):
             own = lengths[done : done + count]
@@ -346,7 +347,7 @@ class Embeddings(nn.Module):
 
     def _refuse(self, values: Tensor, counts: Tensor, names: list[str], limits: Tensor) -> None:
         """DataError where one of the values, of which each feature has so many, is outside its table."""
-        bounds = limits.repeat_interleave(counts)
+        bounds = _each(limits, counts)
         outside = (values < 0) | (values >= bounds)
         if bool(outside.any()):
             at = int(outside.nonzero()[0])
@@ -413,6 +414,13 @@ def _check_memory(embeddings: Embeddings, device: torch.device) -> None:
             f"{largest!r}, {embeddings.table_rows[largest]:,} rows x {widths[largest]}: give it fewer `buckets`, a higher `min_count`, "
             'or `embedding = {kind = "qr"}`'
         )
+
+
+def _each(values: Tensor, counts: Tensor) -> Tensor:
+    """values[i], counts[i] times. On the CPU by numpy, which takes a tenth of the time."""
+    if values.device.type != "cpu" or counts.device.type != "cpu":
+        return values.repeat_interleave(counts)
+    return torch.from_numpy(np.repeat(values.numpy(), counts.numpy()))
 
 
 def _smallest(flat: Flat) -> torch.dtype:

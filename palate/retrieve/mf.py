@@ -118,12 +118,14 @@ class MF(Retriever):
             network = Vectors(config, *size, np.bincount(items, minlength=len(pool)))
             loader = Loader(len(batches), batches, config.train.batch_size, seed=run.seed)
             self.curves = run.train(network, loader, self.step, config.train, name=self.name, run=run)
-        self._keep(network.cpu(), known, np.bincount(users, minlength=log.n_users) > 0, pool, mean)
-        return self
-
-    def _keep(self, network: Vectors, known: sparse.csr_matrix, there: Bools, pool: Ints, mean: float) -> None:
+        network = network.cpu()
         with torch.no_grad():
             p, q = network.whole("user").numpy(), network.whole("item").numpy()
+        del network, loader, batches  # tables, optimiser and draws are done with: what follows has their room
+        self._keep(p, q, known, np.bincount(users, minlength=log.n_users) > 0, pool, mean)
+        return self
+
+    def _keep(self, p: Floats, q: Floats, known: sparse.csr_matrix, there: Bools, pool: Ints, mean: float) -> None:
         if self.config.loss == "squared":
             p, q = np.pad(p, ((0, 0), (0, 1)), constant_values=mean), np.pad(q, ((0, 0), (0, 1)), constant_values=1.0)
         p[~there] = 0
