@@ -26,7 +26,7 @@ import math
 import sys
 import time
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ import pydantic
 
 from palate import config
 from palate.metrics import ranking
-from palate.retrieve.index import ExactIndex, Index, Similarity, scan
+from palate.retrieve.index import ExactIndex, Index, Precision, Similarity, scan
 from palate.retrieve.topk import inner_products, top_k
 from palate.types import NOTHING, Bools, BundleError, ConfigError, Floats, Ints, Ragged, State
 
@@ -49,7 +49,8 @@ MOST_DEAD = 0.25
 class IndexConfig(config.Config):
     """How item vectors are searched.
 
-    kind: `exact`; or `hnsw`, `ivf`, `ivf_pq`, see the file's head. least_recall: building is refused where the share of the exact best
+    kind: `exact`; or `hnsw`, `ivf`, `ivf_pq`, see the file's head. precision: of the vectors that `exact` keeps, see `ExactIndex`.
+    least_recall: building is refused where the share of the exact best
     `recall_at` that is found stays below this. sample: queries that it is measured on.
     width: how much of the index a query looks at, `efSearch` of hnsw, `nprobe` of ivf (None: the least power of two that has the recall).
     m, ef_construction: of hnsw, links of an item, and how widely they are looked for. space: of hnsw, see the file's head (None: whichever
@@ -58,6 +59,7 @@ class IndexConfig(config.Config):
     """
 
     kind: Literal["exact", "hnsw", "ivf", "ivf_pq"] = "exact"
+    precision: Precision = "float32"
     least_recall: float = pydantic.Field(0.95, gt=0, le=1)
     recall_at: int = pydantic.Field(100, ge=1)
     sample: int = pydantic.Field(1000, ge=1)
@@ -67,6 +69,12 @@ class IndexConfig(config.Config):
     space: Literal["inner_product", "augmented"] | None = None
     nlist: int | None = pydantic.Field(None, ge=1)
     over_fetch: float | None = pydantic.Field(None, ge=1)
+
+    @pydantic.model_validator(mode="after")
+    def _only_exact_search_rounds(self) -> Self:
+        if self.precision != "float32" and self.kind != "exact":
+            raise ValueError(f'precision = "{self.precision}" needs kind = "exact", got "{self.kind}"')
+        return self
 
 
 def build_index(
@@ -85,7 +93,7 @@ def build_index(
     at hand. quiet: False prints what was measured. Raises ConfigError where the recall is too low.
     """
     if config.kind == "exact":
-        return ExactIndex(vectors, similarity, version=version)
+        return ExactIndex(vectors, similarity, version=version, precision=config.precision)
     return ANNIndex(vectors, config, similarity=similarity, version=version, queries=queries, seed=seed, quiet=quiet)
 
 
@@ -94,6 +102,8 @@ def restore_index(state: State, config: IndexConfig = IndexConfig()) -> Index:
     kind = str(state.meta["kind"])
     if kind != config.kind:
         raise BundleError(f"index: saved as {kind}, but the settings say {config.kind}")
+    if (precision := state.meta.get("precision", "float32")) != config.precision:
+        raise BundleError(f"index: saved in {precision}, but the settings say {config.precision}")
     index: Index = ExactIndex.__new__(ExactIndex) if kind == "exact" else ANNIndex.__new__(ANNIndex)
     index.restore(state, config)
     return index

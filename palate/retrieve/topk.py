@@ -14,6 +14,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from palate.retrieve.base import history_matrix
+from palate.retrieve.bfloat16 import Bits, floats
 from palate.types import NOTHING, Candidates, Floats, Ints, Queries, Ragged
 
 BLOCK = 1 << 23
@@ -88,16 +89,17 @@ def score_given(score: Callable[[Queries], Floats], queries: Queries, n_items: i
     return given
 
 
-def inner_products(queries: Floats, vectors: Floats, items: Ints) -> Floats:
+def inner_products(queries: Floats, vectors: Floats | Bits, items: Ints) -> Floats:
     """Inner products of each query's vector with those of given items: float32 [B, K], -inf where the item is NOTHING.
 
-    queries: [B, D]. vectors: [N, D], row i for item code i. items: [B, K]. Cost: O(B K D); memory O(`BLOCK`).
+    queries: [B, D]. vectors: [N, D], row i for item code i, float32 or the `Bits` of bfloat16. items: [B, K].
+    Cost: O(B K D); memory O(`BLOCK`).
     """
     given = np.full(items.shape, -np.inf, dtype=np.float32)
     size = max(1, BLOCK // max(items.shape[1] * vectors.shape[1], 1))
     for start in range(0, len(items) if items.size else 0, size):
         rows = items[start : start + size]
-        there = np.einsum("bd,bkd->bk", queries[start : start + size], vectors[np.maximum(rows, 0)])
+        there = np.einsum("bd,bkd->bk", queries[start : start + size], floats(vectors[np.maximum(rows, 0)]))
         given[start : start + size] = np.where(rows == NOTHING, -np.inf, there)
     return given
 

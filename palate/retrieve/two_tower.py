@@ -41,7 +41,7 @@ from palate.retrieve.ann import IndexConfig, build_index, restore_index
 from palate.retrieve.base import Retriever, wanted
 from palate.retrieve.factorized import hold_out, validation
 from palate.retrieve.index import Index, fingerprint
-from palate.retrieve.topk import inner_products, query_matrix, strongest
+from palate.retrieve.topk import query_matrix, strongest
 from palate.retrieve.towers import NO_ONES, SHARED, Examples, QueryTower, Towers, beside, nothing_happened
 from palate.types import Batch, Candidates, ConfigError, Floats, Ints, Log, Longs, Queries, Ragged, Run, State
 
@@ -268,7 +268,7 @@ class TwoTower(Retriever):
         return self.index.retrieve(self.encode_queries(queries), queries, k, self.name, version=self.version)
 
     def score(self, queries: Queries, items: Ints) -> Floats:
-        return inner_products(self.encode_queries(queries), self.index.vectors, items)
+        return self.index.score(self.encode_queries(queries), items)
 
     @property
     def serves_new_users(self) -> frozenset[str]:
@@ -280,8 +280,8 @@ class TwoTower(Retriever):
 
     def because(self, queries: Queries, items: Ints) -> Ints:
         """The history item whose vector is nearest to the item's."""
-        known, vectors = query_matrix(queries.history, len(self.index), last=self.config.history), self.index.vectors
-        return strongest(known, items, lambda _, history, found: vectors[history] @ vectors[found].T)
+        known, rows = query_matrix(queries.history, len(self.index), last=self.config.history), self.index.rows
+        return strongest(known, items, lambda _, history, found: rows(history) @ rows(found).T)
 
     def state(self) -> State:
         encoder = self.encoder.state()
