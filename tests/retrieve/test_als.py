@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -45,14 +46,30 @@ def kinds(log: Log, bought: list[int]) -> Log:
     return replace(log, events=events, positive=("want", "buy"))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_fixed_point_is_the_papers_oracle(weighted: bool) -> None:
+# What the eight events weigh, by hand. Bought are the second and the fifth. They are a day apart, so that with a half-life of two days the
+# newest weighs 1, the one of two days before 1/2, the oldest, seven days before, 2^-3.5.
+ALIKE = [1.0] * 8
+BOUGHT = [1, 3, 1, 1, 3, 1, 1, 1]
+FADED = [2**-3.5, 2**-3, 2**-2.5, 2**-2, 2**-1.5, 2**-1, 2**-0.5, 1]
+BOTH = [2**-3.5, 3 * 2**-3, 2**-2.5, 2**-2, 3 * 2**-1.5, 2**-1, 2**-0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "weigh"),
+    [
+        ({}, ALIKE),
+        ({"event_weights": {"want": 1.0, "buy": 3.0}}, BOUGHT),
+        ({"half_life_days": 2}, FADED),
+        ({"event_weights": {"want": 1.0, "buy": 3.0}, "half_life_days": 2}, BOTH),
+    ],
+    ids=["alike", "event_weights", "half_life_days", "both"],
+)
+def test_the_fixed_point_is_the_papers_oracle_of_weights_by_hand(settings: dict[str, Any], weigh: list[float]) -> None:
     log = kinds(log_of(EVENTS), [1, 4])
-    settings = {"event_weights": {"want": 1.0, "buy": 3.0}} if weighted else {}
     model = ALS(width=2, alpha=5, l2=0.5, iterations=60, exact=True, threads=1, **settings).fit(log)
     weights = np.zeros((4, 4))
-    for row, (user, item) in enumerate(EVENTS):
-        weights[user, item] = 3.0 if weighted and row in (1, 4) else 1.0
+    for (user, item), weight in zip(EVENTS, weigh, strict=True):
+        weights[user, item] = weight
     # the last half step solves the items; at the fixed point that of the users changes nothing
     np.testing.assert_allclose(model.index.vectors, solved(weights.T, model.users, 5, 0.5), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(model.users, solved(weights, model.index.vectors, 5, 0.5), rtol=1e-2, atol=1e-3)

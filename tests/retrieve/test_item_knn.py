@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from palate.retrieve import gram, item_knn
 from palate.retrieve.base import EventWeights, interactions, weighted_interactions
 from palate.retrieve.item_knn import ItemKNN
 from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
-from palate.types import ConfigError
+from palate.types import ConfigError, Log
 
 
 class TestCosine(RetrieverContract):
@@ -142,6 +144,24 @@ def test_weighted_events_by_hand() -> None:
     three = 2.0**-1
     jaccard = ItemKNN(similarity="jaccard", half_life_days=1).fit(log_of(HAND))
     assert jaccard.neighbours[1, 3] == pytest.approx(one[2] * three / ((one**2).sum() + three**2 - one[2] * three), rel=1e-5)
+
+
+def bought(log: Log, rows: list[int]) -> Log:
+    """The same events, some of them of another kind."""
+    names = ["buy" if row in rows else "want" for row in range(len(log))]
+    return replace(log, events=log.events.with_columns(pl.Series("kind", names, dtype=pl.Enum(["want", "buy"]))), positive=("want", "buy"))
+
+
+def test_kinds_that_weigh_more_by_hand() -> None:
+    """u0 and u2 bought item 1, which weighs 3 where wanting weighs 1. Columns over u0 u1 u2: item 1 is (3, 1, 3), item 3 is (0, 0, 1)."""
+    log = bought(log_of(HAND), [2, 4])
+    settings: dict[str, Any] = {"similarity": "cosine", "event_weights": {"want": 1, "buy": 3}}
+    assert ItemKNN(**settings).fit(log).neighbours[1, 3] == pytest.approx(3 / 19**0.5, rel=1e-5)
+    # A kind that is left out does not count: item 1 is then wanted by u1 alone, and nobody wanted both.
+    assert ItemKNN(similarity="cosine", event_weights={"want": 1}).fit(log).neighbours[1, 3] == 0
+    # Both, days 0 to 7, half-life one day: item 1 is (3/8, 1/4, 3/32), item 3 is (0, 0, 1/2).
+    both = ItemKNN(**settings, half_life_days=1).fit(log).neighbours[1, 3]
+    assert both == pytest.approx(3 / 32 / (9 / 64 + 1 / 16 + 9 / 1024) ** 0.5, rel=1e-5)
 
 
 def test_pruned_by_target_by_hand() -> None:

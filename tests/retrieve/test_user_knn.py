@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 from palate.retrieve import topk, user_knn
 from palate.retrieve.user_knn import UserKNN
 from palate.testing.contracts import RetrieverContract, clustered, log_of, queries_of
+from palate.types import Log
 
 
 class TestCosine(RetrieverContract):
@@ -92,6 +95,21 @@ def test_weighted_votes_by_hand() -> None:
     row = 2.0 ** (-np.array([4, 3, 2, 1]) / 2)
     found = scores([3], half_life_days=2)
     assert found == pytest.approx([*(row[3] / np.linalg.norm(row) * row), 0], rel=1e-5)
+
+
+def bought(log: Log, rows: list[int]) -> Log:
+    """The same events, some of them of another kind."""
+    names = ["buy" if row in rows else "want" for row in range(len(log))]
+    return replace(log, events=log.events.with_columns(pl.Series("kind", names, dtype=pl.Enum(["want", "buy"]))), positive=("want", "buy"))
+
+
+def test_votes_of_what_was_bought_by_hand() -> None:
+    """u2 bought item 3, which weighs 2: the row (1, 1, 1, 2), length sqrt(7), shares item 3 with the query, and votes with its weights."""
+    knn = UserKNN(event_weights={"want": 1, "buy": 2}).fit(bought(log_of(HAND), [7]))
+    found = knn.retrieve(queries_of([[3]], blocked=[[]]), 5)
+    assert dict(zip(found.items[0].tolist(), found.scores[0].tolist(), strict=True)) == pytest.approx(
+        {3: 2 / 7**0.5 * 2, 0: 2 / 7**0.5, 1: 2 / 7**0.5, 2: 2 / 7**0.5, -1: -np.inf}
+    )
 
 
 def test_a_jaccard_that_fades_by_hand() -> None:
