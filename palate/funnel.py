@@ -15,6 +15,7 @@ So the ranker sees in training just what it will see in service: candidates that
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -33,7 +34,8 @@ from palate.rank.base import Examples, Ranker
 from palate.rank.blend import Blend
 from palate.rank.calibrate import Calibrator
 from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
-from palate.rerank.base import Reranker
+from palate.rerank.base import PROPENSITY, Reranker
+from palate.rerank.brought import set_aside, with_brought
 from palate.rerank.rules import allowed
 from palate.retrieve.base import Retriever, nothing_wanted
 from palate.retrieve.merge import behind, merge, together
@@ -108,7 +110,7 @@ class Funnel:
         self.ranker = ranker
         self.tasks: tuple[Task, ...] = (ranker.config.tasks or WANTED) if ranker else ()
         self.blend = Blend.parse(ranker.config.blend, [task.name for task in self.tasks]) if ranker and ranker.config.blend else None
-        self.rerankers = tuple(rerankers)
+        self.rerankers = _in_order(rerankers)
         self.features = features
         self.curves: dict[str, dict[str, list[float]]] = {}
 
@@ -325,14 +327,21 @@ class Funnel:
                 slates[row] = slate
         return [slate for slate in slates if slate is not None]
 
+    def with_rerankers(self, rerankers: Sequence[Reranker]) -> Self:
+        """The same fitted funnel with other fitted rerankers, for one request: `[r.with_settings(beta=0.6) for r in funnel.rerankers]`."""
+        changed = copy.copy(self)
+        changed.rerankers = _in_order(rerankers)
+        return changed
+
     def queries(self, requests: Sequence[Request], filters: tuple[str, ...] = ()) -> Queries:
         """Requests resolved against the catalogue, all with the same filters."""
-        queries = self.history.resolve(requests)
+        queries = with_brought(self.history.resolve(set_aside(requests)), requests, self.history.item_code)
         return replace(queries, allowed=allowed(self.items, filters)) if filters else queries
 
     def _slates(self, queries: Queries, lists: Mapping[str, Candidates], final: Candidates) -> list[Slate]:
         reasons = self._reasons(queries, final)
         predicted = {task.name: final.features[f"ranker.{task.name}"] for task in self.tasks}
+        propensity = final.features.get(PROPENSITY, np.ones(final.items.shape, dtype=np.float32))
         slates = []
         for row in range(len(final)):
             kept = np.flatnonzero(final.present[row])
@@ -342,7 +351,7 @@ class Funnel:
                     scores=tuple(float(score) for score in final.scores[row, kept]),
                     sources=tuple(final.sources[source] for source in final.source[row, kept]),
                     probabilities=tuple({task: float(column[row, place]) for task, column in predicted.items()} for place in kept),
-                    propensity=(1.0,) * len(kept),
+                    propensity=tuple(float(probability) for probability in propensity[row, kept]),
                     reasons=tuple(reasons[row][place] for place in kept),
                 )
             )
@@ -376,6 +385,16 @@ class Funnel:
                     line.append(f"popular: {int(self.popularity[item])} events")
             sentences.append(line)
         return sentences
+
+
+def _in_order(rerankers: Sequence[Reranker]) -> tuple[Reranker, ...]:
+    """The rerankers, of which only the last may draw at random: what it says of its places holds only while nothing moves them."""
+    for reranker in rerankers[:-1]:
+        if reranker.draws:
+            raise ConfigError(
+                f"rerank: {reranker.name} draws at random and writes the propensity of each place, so it stands last, and alone"
+            )
+    return tuple(rerankers)
 
 
 def _without(log: Log, positives: Log, late: Bools) -> Log:

@@ -5,14 +5,13 @@ Rules are written as in `palate.rerank.rules`: `genres != "Horror"`, `year >= 19
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
-import polars as pl
 import pydantic
 
-from palate.config import unknown_key
 from palate.rerank.base import Reranker
+from palate.rerank.categories import codes_of, column_of
 from palate.rerank.places import first
 from palate.rerank.rules import allowed
 from palate.types import NOTHING, Bools, Candidates, ConfigError, Ints, Log, Queries, Ragged, Run, State
@@ -29,6 +28,8 @@ class Constraints(Reranker):
     column (several genres) counts for each of them, and is passed over once any of them is full; a missing value is never capped.
     Cost: O(B candidates values); a loop over places, none over queries.
     """
+
+    fixed = frozenset({"rules"})
 
     class Config(Reranker.Config):
         """rules: every item of a slate passes all of them. caps: column of the item table -> at most so many items of each value."""
@@ -50,10 +51,16 @@ class Constraints(Reranker):
         self.passing: Bools = allowed(log.items, self.config.rules)
         self.values: dict[str, Ints] = {}
         for column in self.config.caps:
-            if column not in log.items.columns:
-                raise ConfigError(f"constraints.caps: the item table has no column {column!r}: {unknown_key(column, log.items.columns)}")
-            self.values[column] = _values(log.items[column])
+            self.values[column] = codes_of(column_of(log, column, "constraints.caps"))
         return self
+
+    def with_settings(self, **changes: Any) -> Self:
+        changed = super().with_settings(**changes)
+        for column in set(changed.config.caps) - set(self.values):
+            fitted = ", ".join(sorted(self.values)) or "none"
+            raise ConfigError(f"constraints.caps: {column!r} had no cap when fitted, so a request cannot give it one; fitted: {fitted}")
+        changed.values = {column: self.values[column] for column in changed.config.caps}
+        return changed
 
     def rerank(self, queries: Queries, candidates: Candidates, k: int) -> Candidates:
         keep = candidates.present & self.passing[np.where(candidates.present, candidates.items, 0)]
@@ -91,21 +98,6 @@ class Constraints(Reranker):
         self.passing = state.arrays["passing"]
         self.values = {column: state.arrays[f"values.{column}"] for column in self.config.caps}
         return self
-
-
-def _values(column: pl.Series) -> Ints:
-    """The values of each item as codes: int32 [N, M] with -1 behind the last, M the most that an item has; none twice."""
-    inner = getattr(column.dtype, "inner", None)
-    if inner is None:
-        codes = column.cast(pl.String).rank("dense").fill_null(0).to_numpy().astype(np.int32)
-        return (codes - 1)[:, None].astype(np.int32)
-    lists = column.cast(pl.List(pl.String)).list.drop_nulls().list.unique(maintain_order=True)
-    lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
-    codes = lists.filter(pl.Series(lengths > 0)).explode().rank("dense").to_numpy().astype(np.int32) - 1
-    padded = np.full((len(column), max(int(lengths.max(initial=0)), 1)), -1, dtype=np.int32)
-    rows = np.repeat(np.arange(len(column)), lengths)
-    padded[rows, np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths)] = codes
-    return padded
 
 
 def _contains(lists: Ragged, items: Ints) -> Bools:

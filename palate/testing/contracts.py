@@ -22,7 +22,7 @@ import pytest
 
 from palate.evaluate import evaluate
 from palate.funnel import Funnel
-from palate.rerank.base import Reranker
+from palate.rerank.base import PROPENSITY, Reranker
 from palate.retrieve.base import Retriever
 from palate.retrieve.popular import Popular
 from palate.types import NOBODY, NOTHING, Candidates, ConfigError, DataError, Log, Queries, Ragged, Request, Run, State
@@ -478,6 +478,24 @@ class RerankerContract:
         one, two = other.rerank(world[1], world[2], 10), fitted.rerank(world[1], world[2], 10)
         assert np.array_equal(one.items, two.items)
         assert np.array_equal(one.scores, two.scores)
+
+    def test_propensities_are_written_by_those_that_draw(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        slate = fitted.rerank(world[1], world[2], 10)
+        assert (PROPENSITY in slate.features) == fitted.draws
+        if fitted.draws:
+            propensity = slate.features[PROPENSITY]
+            assert ((propensity[slate.present] > 0) & (propensity[slate.present] <= 1)).all()
+            assert np.isnan(propensity[~slate.present]).all()
+
+    def test_settings_for_one_request(self, fitted: Reranker, world: tuple[Log, Queries, Candidates]) -> None:
+        """A copy with other settings shares what was fitted and leaves the original as it was."""
+        before = fitted.rerank(world[1], world[2], 10)
+        changed = fitted.with_settings(name="other")
+        assert (changed.name, changed.state().meta) == ("other", fitted.state().meta)
+        assert fitted.name != "other"
+        assert np.array_equal(changed.rerank(world[1], world[2], 10).items, before.items)
+        with pytest.raises(ConfigError, match="did you mean `name`"):
+            fitted.with_settings(nmae="x")
 
     def test_a_mistyped_key_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="did you mean `name`"):

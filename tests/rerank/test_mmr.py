@@ -77,8 +77,8 @@ def test_many_values_need_several_words() -> None:
     """130 genres: sets of three 64-bit words."""
     values = [[f"g{code}", f"g{(code + 1) % 130}"] for code in range(130)]
     reranker = MMR(beta=0.5, column="genres").fit(world(list(values), "genres"))
-    shown = reranker.features[None]
-    likeness = reranker._similarity(shown, shown[:, 70])[0]
+    shown = reranker.likeness.features[None]
+    likeness = reranker.likeness.between(shown, shown[:, 70])[0]
     assert {place: pytest.approx(likeness[place]) for place in np.flatnonzero(likeness)} == {69: 1 / 3, 70: 1, 71: 1 / 3}
 
 
