@@ -122,7 +122,7 @@ class Evaluation:
         return f"{first} nDCG@{at} is {value:.4f}, {amount} that of the best single retriever, {best} ({interval})."
 
     def table(self) -> Table:
-        """The stages by the metrics that people ask for first; the best of each column in bold."""
+        """The stages by the metrics that people ask for first; the best of each column in bold. Whole in 80 columns."""
         from rich import box
         from rich.table import Table
         from rich.text import Text
@@ -137,17 +137,19 @@ class Evaluation:
             caption=self.headline(),
             box=box.SIMPLE_HEAD,
             pad_edge=False,
+            collapse_padding=True,
             title_justify="left",
             caption_justify="left",
             title_style="bold",
             caption_style="",
         )
-        table.add_column("stage", no_wrap=True)
+        table.add_column("stage", overflow="fold", vertical="bottom")
         for name in columns:
             shown = name.replace("ndcg", "nDCG").replace("mrr", "MRR").replace("hit_rate", "HR").replace("recall", "R")
-            table.add_column(f"HR@{self.at}" if single and name == f"recall@{self.at}" else shown, justify="right")
-        table.add_column("coverage", justify="right")
-        table.add_column("diversity", justify="right")
+            shown = f"HR@{self.at}" if single and name == f"recall@{self.at}" else shown
+            table.add_column(shown.replace("@", "\n@"), justify="right", no_wrap=True)  # as narrow as the figures below
+        table.add_column("cover-\nage", justify="right", no_wrap=True)
+        table.add_column("diver-\nsity", justify="right", no_wrap=True)
         rows = {}
         for stage, values in self.stages.items():
             more = [self.beyond[stage][name] for name in ("coverage", "diversity")]
@@ -168,11 +170,16 @@ class Evaluation:
 
         shown = list(dict.fromkeys([BASELINE, str(self.attribution["best_retriever"]), "merged", "funnel"]))
         table = Table(
-            title=f"recall@{self.at}, warm and cold", box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="bold"
+            title=f"recall@{self.at}, warm and cold",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+            title_justify="left",
+            title_style="bold",
         )
-        table.add_column("slice", no_wrap=True)
-        for name in ("queries or targets", *shown):
-            table.add_column(name, justify="right")
+        table.add_column("slice", overflow="fold", vertical="bottom")
+        for name in ("queries,\ntargets", *shown):
+            table.add_column(name, justify="right", overflow="fold", vertical="bottom")
         for by, count in (("users", "queries"), ("items", "targets")):
             table.add_section()
             for name, part in self.slices[by].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from math import log2
 import numpy as np
 import polars as pl
 import pytest
+from rich.console import Console
 
 from palate.data.log import read
 from palate.data.split import split
@@ -200,6 +202,66 @@ def test_table_for_people(hand):
     assert "nDCG@3" in text
     assert "The first 3 places show" in text
     assert "not clearly different from that of the best single retriever, planned" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_tables_are_whole_in_80_columns(hand, single):
+    """A funnel of long names, of a million people; no heading and no figure is cut, whatever is in the table."""
+    found = hand[1]
+    names = {"planned": "two_towers_with_features", "popular": "popular"}
+    renamed = {
+        part: {
+            names.get(stage, stage): values | {f"recall@{k}": 0.1234 for k in (10, 100, 200)}
+            for stage, values in getattr(found, part).items()
+        }
+        for part in ("stages", "beyond")
+    }
+    for values in renamed["stages"].values():
+        values |= {f"{name}@10": 0.1234 for name in ("ndcg", "mrr", "hit_rate")}
+    slices = {
+        by: {
+            name: {
+                **part,
+                "queries": 1_234_567,
+                "targets": 1_234_567,
+                "stages": {stage: {"recall@10": 0.1234} for stage in renamed["stages"]},
+            }
+            for name, part in groups.items()
+        }
+        for by, groups in found.slices.items()
+    }
+    found = replace(
+        found,
+        **renamed,
+        slices=slices,
+        attribution=found.attribution | {"best_retriever": "two_towers_with_features"},
+        counts=found.counts | {"queries": 1_234_567, "targets": 1_234_567 if single else 2_345_678},
+        ks=(1, 5, 10, 50, 100, 200),
+        at=10,
+        comparisons=(),
+    )
+    scores = ["nDCG", "MRR", "HR", *([] if single else ["R"]), "R", "R"]
+    places = ["@10", "@10", "@10", *([] if single else ["@10"]), "@100", "@200"]
+    text = printed(found.table())
+    assert [line.split() for line in text[2:4]] == [[*scores, "cover-", "diver-"], ["stage", *places, "age", "sity"]]
+    assert all(line.count("0.1234") == len(scores) for line in text if line.split()[:1] in (["popular"], ["merged"], ["funnel"]))
+    text = printed(found.slices_table())
+    assert [line.split() for line in text[2:4]] == [
+        ["queries,", "two_towers_with_feat"],
+        ["slice", "targets", "popular", "ures", "merged", "funnel"],
+    ]
+    assert sum(line.count("0.1234") for line in text) == 4 * sum(len(groups) for groups in found.slices.values())
+    assert sum(line.count("1,234,567") for line in text) == sum(len(groups) for groups in found.slices.values())
+
+
+def printed(table):
+    """Its lines at 80 columns, none longer, nothing cut."""
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(table)
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in stream.getvalue()
+    return lines
 
 
 @pytest.fixture(scope="module")
