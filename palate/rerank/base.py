@@ -12,7 +12,7 @@ from palate.types import Candidates, ConfigError, Log, Queries, Run
 PROPENSITY = "propensity"
 """The feature in which a reranker that draws writes, for each place, the probability with which it shows this item there."""
 LOG_SLATE = "slate.log_propensity"
-"""The feature in which it writes the natural logarithm of the probability of the whole list, in order: the same at every place of a list."""
+"""The feature in which it writes the natural logarithm of the probability of the whole list, in order: the same at every place."""
 
 
 class Reranker(config.Component, ABC):

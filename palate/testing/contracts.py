@@ -402,6 +402,17 @@ class RetrieverContract:
             assert hit_rate(fitted.retrieve(queries, 10), wanted) > self.gain * popular
 
 
+def lists_to_rerank() -> tuple[Log, Queries, Candidates]:
+    """A log, queries, and 30 candidates each with their popularity's rank as a feature; every third list is shorter."""
+    log, queries, _ = _world()
+    candidates = Popular().fit(log).retrieve(queries, 30)
+    gone = (np.arange(len(queries)) % 3 == 0)[:, None] & (np.arange(30) >= 12)
+    items = np.where(gone, NOTHING, candidates.items).astype(np.int32)
+    candidates = Candidates.of(items, candidates.scores, "popular")
+    rank = np.where(gone, np.nan, np.arange(30)).astype(np.float32)
+    return log, queries, replace(candidates, features={"popular.rank": rank})
+
+
 class RerankerContract:
     """Inherit and give `make`. The item table of `world` has the columns genres (list of text) and year (number)."""
 
@@ -416,14 +427,7 @@ class RerankerContract:
 
     @pytest.fixture
     def world(self) -> tuple[Log, Queries, Candidates]:
-        """A log, queries, and 30 candidates each with their popularity's rank as a feature; every third list is shorter."""
-        log, queries, _ = _world()
-        candidates = Popular().fit(log).retrieve(queries, 30)
-        gone = (np.arange(len(queries)) % 3 == 0)[:, None] & (np.arange(30) >= 12)
-        items = np.where(gone, NOTHING, candidates.items).astype(np.int32)
-        candidates = Candidates.of(items, candidates.scores, "popular")
-        rank = np.where(gone, np.nan, np.arange(30)).astype(np.float32)
-        return log, queries, replace(candidates, features={"popular.rank": rank})
+        return lists_to_rerank()
 
     @pytest.fixture
     def fitted(self, world: tuple[Log, Queries, Candidates]) -> Reranker:
