@@ -152,9 +152,10 @@ class Examples:
         self.encoder, self.history, self.items, self.seed, self.hidden = encoder, history, items, seed, config.id_dropout
         self.config, self.tasks, self.shown, self.users = config, tasks, shown, users
         self.unigram = sampling.frequencies(items, n_items)
-        # Items without events stay out: nothing can speak for them yet, and as negatives everything would speak against them.
-        self.uniform = sampling.uniform(self.unigram > 0)
-        self.pool = np.flatnonzero(self.unigram).astype(np.int32)
+        # Items without events stay out, unless asked for: nothing can speak for them yet, and as negatives everything speaks against them.
+        within = (self.unigram > 0) | (config.uniform_from == "catalogue")
+        self.uniform = sampling.uniform(within)
+        self.pool = np.flatnonzero(within).astype(np.int32)
         self.n_negatives = config.n_negatives if config.negatives in ("uniform", "mixed") else 0
         self.ids = [f.name for f in encoder.features.features if isinstance(f, Categorical) and f.source in ("user", "item")]
 
@@ -171,7 +172,7 @@ class Examples:
         there = np.maximum(codes, 0)
         q = sampling.mixture(self.unigram[there], len(rows), self.uniform[there], self.n_negatives)
         # An item that was shown and never wanted by anybody is drawn by no one: as rare as the rarest.
-        q = np.maximum(q, 1 / (2 * len(self.items)))
+        q = np.where(q > 0, q, 1 / (2 * len(self.items)))
         queries = self.encoder.encode_users(self.history.before(rows))
         encoded = beside(self._hide(queries, rng), self._hide(self.encoder.encode_items(codes), rng), self.encoder)
         batch = collate(encoded, extra=extra | {"codes": codes, "log_q": sampling.log_probabilities(q)})

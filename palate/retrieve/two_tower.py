@@ -58,9 +58,11 @@ class TwoTower(Retriever):
 
         features: what the towers read; by default what the log suggests, less counters. history: how many past items a query carries,
         as the mean of their embeddings; recent: how many of them make up a second mean, since a mean knows no order.
-        negatives: what a positive is told from. `uniform`: draws from the items with events; `in_batch`: the positives of the other
+        negatives: what a positive is told from. `uniform`: draws from the items; `in_batch`: the positives of the other
         rows; `in_batch_log_q`: the same, corrected for their popularity; `mixed`: both, corrected for the mixture.
-        n_negatives: uniform draws a batch, shared by its rows. remove_accidental_hits: the row's own positive is never its negative.
+        n_negatives: uniform draws a batch, shared by its rows. uniform_from: of the items with `events`, or of the whole `catalogue`, as in
+        Yang et al. 2020: items without events then learn to stand back, told by their features and by OOV, which they share; `n_hard`
+        searches the same items. remove_accidental_hits: the row's own positive is never its negative.
         frequency: where the q of log q comes from, all events counted beforehand or the batches as they pass (`sampling.observe`).
         impressions: event kinds that say "shown"; what a user was shown and never wanted is then drawn, `n_impressions` a row, as negatives
         of that row alone. n_hard: so many negatives a row from what the towers themselves bring for it, after the `hard_skip` best; the
@@ -83,6 +85,7 @@ class TwoTower(Retriever):
         recent: int = pydantic.Field(5, ge=0)
         negatives: Literal["uniform", "in_batch", "in_batch_log_q", "mixed"] = "mixed"
         n_negatives: int = pydantic.Field(512, ge=1)
+        uniform_from: Literal["events", "catalogue"] = "events"
         remove_accidental_hits: bool = True
         frequency: Literal["counted", "streaming"] = "counted"
         impressions: tuple[str, ...] = ()

@@ -90,6 +90,44 @@ def test_the_mixture_is_corrected_by_hand() -> None:
     np.testing.assert_allclose(make(np.array([0, 1, 2])).extra["log_q"], np.log([3 / 6, 2 / 6, 1 / 6]), rtol=1e-6)
 
 
+def test_draws_from_the_whole_catalogue_by_hand() -> None:
+    """Item 3 has no event: u = 1/4 each, q* = (3 q + 5 u) / 8, for item 3 it is 5/32. It is drawn, and stands in the batch as OOV."""
+    _, make = examples(n_negatives=5, uniform_from="catalogue")
+    assert make.pool.tolist() == [0, 1, 2, 3]
+    batch = make(np.array([0, 1, 2]))
+    codes = np.concatenate([make(np.array([row, 1, 2])).extra["codes"][3:] for row in range(6)])
+    assert set(codes.tolist()) == {0, 1, 2, 3}
+    q = (3 * np.array([3, 1, 2, 0]) / 6 + 5 / 4) / 8
+    assert q[3] == 5 / 32
+    np.testing.assert_allclose(batch.extra["log_q"], np.log(q[batch.extra["codes"].numpy()]), rtol=1e-6)
+    assert make.encoder.encode_items(np.array([3])).sparse["item"].values.tolist() == [OOV]
+
+
+def test_a_rare_draw_from_a_large_catalogue_keeps_its_probability_by_hand() -> None:
+    """1,000 items, six events, one draw beside one positive: an item without events has q* = 1/2000, however few the events."""
+    log = log_of(EVENTS, n_items=1000)
+    tower = TwoTower(**{**QUICK, "n_negatives": 1, "uniform_from": "catalogue"})
+    history = History.of(log)
+    make = Examples(tower.config, Encoder.fit(tower._features(log), log, history), history, log.item_codes, log.n_items, seed=0)
+    extra = make(np.array([3])).extra
+    assert extra["codes"][1] >= 3
+    assert float(extra["log_q"][1]) == pytest.approx(math.log(1 / 2000), rel=1e-6)
+
+
+def test_items_without_events_stand_back_where_they_are_drawn() -> None:
+    """Twenty of eighty items have no event: as negatives they learn to be nobody's, otherwise they lie wherever they began."""
+    log, queries, _ = clustered()
+    more = replace(log, items=pl.DataFrame({"item": [*log.items["item"], *(f"new{code}" for code in range(20))]}))
+    ids = more.items["item"].to_list()
+    more = replace(more, events=more.events.with_columns(pl.col("item").cast(pl.String).cast(pl.Enum(ids))))
+    new = np.tile(np.arange(log.n_items, log.n_items + 20, dtype=np.int32), (len(queries), 1))
+    train = {**TRAIN, "epochs": 4}
+    scores = [
+        TwoTower(**QUICK, uniform_from=pool, train=train).fit(more, run()).score(queries, new).mean() for pool in ("events", "catalogue")
+    ]
+    assert scores[1] < scores[0] - 0.1
+
+
 def test_batches_repeat_with_the_seed_and_differ_with_the_rows() -> None:
     _, make = examples(n_negatives=50)
     rows = np.array([1, 2, 3])
