@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from palate.data.sources import obd
 from palate.feedback.off_policy import (
     Logged,
     Predicted,
@@ -255,3 +258,31 @@ def test_bad_settings_are_one_line() -> None:
         with pytest.raises(DataError, match=message) as raised:
             call()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("PALATE_DATA", "/nowhere")) / "obd" / "bts_men.csv").exists(), reason="PALATE_DATA has no folder obd"
+)
+@pytest.mark.parametrize("campaign", ["men", "women"])
+@pytest.mark.parametrize("target", ["random", "bts"])
+def test_open_bandit(campaign: Any, target: Any) -> None:
+    """One policy's clicks from the other's log; the truth is in its own. A single row of propensity 0.000001 makes one case impossible."""
+    log, own = obd.load("bts" if target == "random" else "random", campaign), obd.load(target, campaign)
+    shown = np.full((3, log.n_items), 1.0)
+    if target == "bts":
+        shown = np.zeros((3, log.n_items))
+        np.add.at(shown, (own.codes("position"), own.codes("item")), 1)
+    policy = (shown / shown.sum(axis=1, keepdims=True))[log.codes("position")]
+    logged = Logged(log.column("click"), log.column("propensity"), policy[np.arange(len(log)), log.codes("item")])
+    predicted = Predicted.of(cell_means(log.codes("position"), log.codes("item"), logged.rewards, log.n_items), policy, log.codes("item"))
+    settings = Settings()
+    if (campaign, target) == ("women", "random"):
+        assert logged.weights.max() > 20_000
+        with pytest.raises(SupportError, match=r"effective sample size is 2.1 of 10000"):
+            ips(logged, settings)
+        settings = settings.model_copy(update={"clip": 50.0})
+    clicks = own.column("click")
+    for told in (ips(logged, settings), snips(logged, settings), doubly_robust(logged, predicted, settings)):
+        # The truth is a sample of some 50 clicks, too: the two differ by no more than both their errors allow.
+        error = np.hypot((told.high - told.value) / 1.959964, clicks.std() / len(clicks) ** 0.5)
+        assert abs(told.value - clicks.mean()) < 1.959964 * error
