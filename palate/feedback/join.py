@@ -48,6 +48,7 @@ EVENTS: Mapping[str, pl.DataType] = {
     "recommendation": pl.String(),
     "query": pl.String(),
 }
+OUTCOMES = ("clicked", "examined", "hidden", "grade", "seconds", "rating", "satisfaction")
 
 
 class Settings(config.Config):
@@ -248,6 +249,9 @@ def _searches(shown: pl.DataFrame, events: pl.DataFrame, attributed: pl.DataFram
 
 
 def _slates(frame: pl.DataFrame) -> pl.DataFrame:
+    taken = [name for name in OUTCOMES if name in frame.columns]
+    if taken:
+        raise DataError(f"join: slates has a column {taken[0]!r}, which the join makes; rename it")
     shown = _typed(frame, SLATES, "slates", needed=("recommendation", "time", "position", "item"), wanted=("user", "propensity"))
     for name in ("position", "item"):
         twice = shown.filter(pl.struct("recommendation", name).is_duplicated())

@@ -275,6 +275,7 @@ def test_as_plain_python_has_it_in_any_order(shown: list[Any], happened: list[An
     [
         (lambda s, e: (s.drop("item"), e), "slates has no column 'item'"),
         (lambda s, e: (s, e.drop("kind")), "events has no column 'kind'"),
+        (lambda s, e: (s.with_columns(rating=1.0), e), "a column 'rating', which the join makes"),
         (lambda s, e: (pl.concat([s, s]), e), "has position 0 twice"),
         (lambda s, e: (s.with_columns(item=pl.lit("a")), e), "has item 'a' twice"),
         (lambda s, e: (s, pl.concat([e, e])), "event 'e0' is there twice"),
