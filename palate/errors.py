@@ -19,3 +19,11 @@ class SplitError(PalateError):
 
 class BundleError(PalateError):
     """A bundle or checkpoint that is damaged, foreign, or written by a newer Palate."""
+
+
+class StoreError(PalateError):
+    """The event store cannot do what was asked. passing: the same call may succeed later (full, locked, gone for a while)."""
+
+    def __init__(self, message: str, *, passing: bool = False) -> None:
+        super().__init__(message)
+        self.passing = passing

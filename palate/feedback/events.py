@@ -35,6 +35,7 @@ from palate.types import DataError, Slate
 Kind = Literal["impression", "click", "play", "purchase", "rating", "like", "hide", "search", "survey"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 WANTED: tuple[Kind, ...] = ("click", "play", "purchase", "rating", "like")  # what a history is made of
+NO_ITEM: tuple[Kind, ...] = ("search",)
 MOST_EVENTS = 10_000  # in one batch
 AHEAD = timedelta(hours=1)  # how far a sender's clock may run before ours
 CONTEXT_KEYS, CONTEXT_BYTES = 32, 4096

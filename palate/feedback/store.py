@@ -1,0 +1,455 @@
+"""The event store: what people did and what they were shown, durable before it is acknowledged.
+
+    store = EventStore.open("events.db")                  # or "postgresql://user:password@host/name"
+    store.append(parse_events(body, now=now))             # Appended(new=3, repeated=0, forgotten=0)
+    store.history("42")                                   # ("heat", "alien"), for Request.history
+
+Rules
+    An event is known by its id, a slate by its recommendation id; the first to come stands, the rest are counted as repeated.
+    `append` keeps all of its events or none, and returns when they have reached the disk. Sending again after an error is always safe.
+    `forget` removes everything of a person and leaves a keyed hash of the id. Whatever comes of that person later, whenever it happened,
+    is dropped and counted, until `readmit`.
+    Cursors are numbers that rise in the order of commits: what is read after a cursor is all that was committed since, and never less.
+
+Threads may share a store; a process makes its own after a fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from palate.errors import StoreError
+from palate.feedback import migrations as tables
+from palate.feedback.connect import Database, Replaced
+from palate.feedback.events import WANTED, Event, ShownSlate, micros, moment
+from palate.feedback.migrations import HOUR, IS_ACTION, IS_IMPRESSION
+
+T = TypeVar("T")
+AT_ONCE = 500  # ids in one question
+EVENT, SLATE = tables.events.c, tables.slates.c
+EVENT_COLUMNS = [column for column in EVENT if column.name != "seq"]
+NO_PLACEMENT, NO_POSITION = "", -1  # in the counts, whose key holds no NULL
+
+
+class Appended(NamedTuple):
+    """What became of what was sent: kept now, known already, dropped because the person was forgotten."""
+
+    new: int
+    repeated: int
+    forgotten: int
+
+
+class Shown(NamedTuple):
+    """How often an item was on a person's screen, how often it was clicked there, and when it last was (microseconds)."""
+
+    impressions: int
+    clicks: int
+    last: int
+
+
+class Forgotten(NamedTuple):
+    """How much was removed."""
+
+    events: int
+    slates: int
+
+
+class Count(NamedTuple):
+    """So many events of a kind in the hour that begins at `hour` (microseconds). placement "", position -1: the event named none."""
+
+    hour: int
+    kind: str
+    placement: str
+    position: int
+    events: int
+
+
+class Decision(NamedTuple):
+    """Why a bundle was put into service, kept out or taken back.
+
+    action: such as "promote", "refuse", "roll back". version: the bundle in question; against: the one in service. measures: by name.
+    """
+
+    time: datetime
+    action: str
+    version: str
+    against: str | None
+    reason: str
+    measures: Mapping[str, float]
+
+
+class EventStore:
+    """See the top of the file. Every method raises StoreError of one line; its `passing` says whether trying again may help."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._insert: Any = sqlite.insert if database.path else postgresql.insert
+
+    @classmethod
+    def open(cls, url: str | Path, *, timeout: float = 5.0, create: bool = True) -> Self:
+        """Opens a store, makes it if it is new, and brings it up to date if an older Palate wrote it.
+
+        url: a path, `sqlite:///events.db` or `postgresql://user:password@host/name`. timeout: seconds to wait for a lock or a connection.
+        Raises StoreError if it cannot be reached or was written by a newer Palate.
+        """
+        store = cls(Database(url, timeout, create))
+        try:
+            store._write(lambda connection: tables.migrate(connection, store.where))
+            salt = store._read(lambda connection: connection.scalar(select(tables.meta.c.value).where(tables.meta.c.key == "salt")))
+        except BaseException:
+            store.close()
+            raise
+        if not isinstance(salt, str):
+            raise StoreError(f"{store.where}: its key for forgotten people is missing; restore it from a copy")
+        store._salt = bytes.fromhex(salt)
+        return store
+
+    _salt: bytes
+
+    @property
+    def where(self) -> str:
+        """The path or the URL, without the password."""
+        return self._database.where
+
+    def close(self) -> None:
+        """Gives all connections back; the store opens them again if it is used."""
+        self._database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- writing ----------------------------------------------------------------------------------------------------------------
+
+    def append(self, events: Iterable[Event]) -> Appended:
+        """Keeps the events that are new: all or none, on the disk when it returns.
+
+        Cost on SQLite: about 2 ms for the disk and 20 microseconds an event; so send batches.
+        """
+        given = list(events)
+        if not given:
+            return Appended(0, 0, 0)
+        rows: dict[str, dict[str, Any]] = {}
+        for event in given:
+            if event.id not in rows:  # of two with one id the first stands
+                rows[event.id] = _event_row(event)
+
+        def work(connection: Connection) -> tuple[int, int]:
+            forgotten = self._forgotten_among(connection, {row["user"] for row in rows.values()})
+            wanted = [row for row in rows.values() if row["user"] not in forgotten] if forgotten else list(rows.values())
+            new = _insert_new(connection, tables.events, EVENT.id, wanted)
+            self._count(connection, new)
+            return len(new), sum(event.user in forgotten for event in given) if forgotten else 0
+
+        new, dropped = self._write(work)
+        return Appended(new, len(given) - new - dropped, dropped)
+
+    def append_slates(self, slates: Iterable[ShownSlate]) -> Appended:
+        """Keeps what was shown, by the same rules as `append`."""
+        given = list(slates)
+        if not given:
+            return Appended(0, 0, 0)
+        rows: dict[str, dict[str, Any]] = {}
+        for slate in given:
+            if slate.recommendation not in rows:
+                rows[slate.recommendation] = _slate_row(slate)
+
+        def work(connection: Connection) -> tuple[int, int]:
+            forgotten = self._forgotten_among(connection, {slate.user for slate in given if slate.user is not None})
+            wanted = [row for row in rows.values() if row["user"] not in forgotten]
+            new = _insert_new(connection, tables.slates, SLATE.recommendation, wanted)
+            return len(new), sum(slate.user in forgotten for slate in given)
+
+        new, dropped = self._write(work)
+        return Appended(new, len(given) - new - dropped, dropped)
+
+    def forget(self, user: str) -> Forgotten:
+        """Removes all events and slates of a person, for good, and drops whatever comes of them later.
+
+        What stays is a keyed hash of the id, so that later events are known, and the counts, which name nobody. No question finds the rows
+        any more. SQLite overwrites them and empties its log, but copies may stay in unused parts of pages that were split before;
+        `compact` leaves nothing.
+        """
+
+        def work(connection: Connection) -> Forgotten:
+            mark = self._insert(tables.forgotten).values(who=self._who(user), time=time.time_ns() // 1000)
+            connection.execute(mark.on_conflict_do_nothing())
+            gone = (connection.execute(delete(table).where(table.c.user == user)).rowcount for table in (tables.events, tables.slates))
+            return Forgotten(*gone)
+
+        removed = self._write(work)
+        self._database.empty_log()
+        return removed
+
+    def readmit(self, user: str) -> bool:
+        """Lets a forgotten person begin anew. False if they were not forgotten."""
+        table = tables.forgotten
+        return self._write(lambda connection: connection.execute(delete(table).where(table.c.who == self._who(user))).rowcount) > 0
+
+    def compact(self) -> None:
+        """Rewrites the store so that no byte of what was deleted is left in it. Writers wait: about 5 s a GB. For quiet hours."""
+        self._database.compact([table.name for table in (tables.events, tables.slates)])
+
+    def decide(self, decision: Decision) -> None:
+        """Writes a decision down."""
+        row = {**decision._asdict(), "time": micros(decision.time), "measures": json.dumps(dict(decision.measures), allow_nan=False)}
+        statement = self._insert(tables.decisions).values(id=uuid.uuid4().hex, **row).on_conflict_do_nothing()
+        self._write(lambda connection: connection.execute(statement).close())
+
+    # -- one person: what a request asks, answered from an index ------------------------------------------------------------------
+
+    def history(self, user: str, *, limit: int = 200, kinds: Sequence[str] = WANTED, before: int | None = None) -> tuple[str, ...]:
+        """The items of the person's last `limit` events of these kinds, oldest first, for `Request.history`.
+
+        before: microseconds; only events earlier than that. An item is named as often as there were events of it, as in a log.
+        """
+        question = _HISTORY if before is None else _HISTORY_BEFORE
+        values = {"user": user, "kinds": list(kinds), "limit": limit, **({} if before is None else {"before": before})}
+        return tuple(row[0] for row in reversed(self._all(question, values)))
+
+    def seen(self, user: str) -> frozenset[str]:
+        """Every item that the person ever clicked, played, bought, rated or liked."""
+        return frozenset(row[0] for row in self._all(_SEEN, {"user": user, "kinds": list(WANTED)}))
+
+    def hidden(self, user: str) -> frozenset[str]:
+        """The items that the person hid and did not like later: never to be shown again."""
+        latest: dict[str, str] = {row[0]: row[1] for row in self._all(_HIDDEN, {"user": user})}
+        return frozenset(item for item, kind in latest.items() if kind == "hide")
+
+    def impressions(self, user: str, *, since: int = 0) -> dict[str, Shown]:
+        """For each item that was on the person's screen since then: how often, how often clicked, and when last. For demotion."""
+        clicks: dict[str, int] = {row[0]: row[1] for row in self._all(_CLICKS, {"user": user, "since": since})}
+        found = self._all(_IMPRESSIONS, {"user": user, "since": since})
+        return {item: Shown(times, clicks.get(item, 0), last) for item, times, last in found}
+
+    def of_user(self, user: str, limit: int = 1000) -> tuple[list[Event], list[ShownSlate]]:
+        """The person's last events and slates, oldest first: what the store knows."""
+        events = select(*EVENT_COLUMNS).where(EVENT.user == user).order_by(EVENT.time.desc(), EVENT.seq.desc()).limit(limit)
+        slates = select(tables.slates).where(SLATE.user == user).order_by(SLATE.time.desc(), SLATE.seq.desc()).limit(limit)
+        kept = [_event(row) for row in reversed(self._all(events))]
+        return kept, [_slate(row) for row in reversed(self._all(slates))]
+
+    def is_forgotten(self, user: str) -> bool:
+        """Whether the person was forgotten."""
+        return bool(self._read(lambda connection: self._forgotten_among(connection, {user})))
+
+    # -- everything: for learning and for the dashboard ---------------------------------------------------------------------------
+
+    def events(self, after: int = 0, limit: int = 10_000) -> tuple[list[Event], int]:
+        """The next `limit` events after a cursor, in the order in which they were kept, and the cursor behind them."""
+        rows = self._all(select(EVENT.seq, *EVENT_COLUMNS).where(EVENT.seq > after).order_by(EVENT.seq).limit(limit))
+        return [_event(row[1:]) for row in rows], rows[-1][0] if rows else after
+
+    def slates(self, after: int = 0, limit: int = 1000) -> tuple[list[ShownSlate], int]:
+        """The next `limit` slates after a cursor, and the cursor behind them. Events and slates have cursors of their own."""
+        slates, cursors = self.slates_with_cursors(after, limit)
+        return slates, cursors[-1] if cursors else after
+
+    def slates_with_cursors(self, after: int = 0, limit: int = 1000) -> tuple[list[ShownSlate], list[int]]:
+        """The same, with the cursor of each slate."""
+        rows = self._all(select(tables.slates).where(SLATE.seq > after).order_by(SLATE.seq).limit(limit))
+        return [_slate(row) for row in rows], [row.seq for row in rows]
+
+    def slate(self, recommendation: str) -> ShownSlate | None:
+        """What was shown under this id; None if nothing was."""
+        rows = self._all(select(tables.slates).where(SLATE.recommendation == recommendation))
+        return _slate(rows[0]) if rows else None
+
+    def rows(self, after: int = 0, until: int | None = None, limit: int = 100_000) -> Iterator[Sequence[Any]]:
+        """All events after a cursor, up to and with cursor `until`, in pages of rows (seq, then the columns of the table)."""
+        while True:
+            question = select(EVENT.seq, *EVENT_COLUMNS).where(EVENT.seq > after).order_by(EVENT.seq).limit(limit)
+            page = self._all(question if until is None else question.where(EVENT.seq <= until))
+            if not page:
+                return
+            yield page
+            after = page[-1].seq
+
+    def cursor(self) -> int:
+        """The cursor behind the newest event: what is kept later comes after it."""
+        return self._read(lambda connection: connection.scalar(select(func.max(EVENT.seq)))) or 0
+
+    def counts(self, since: int = 0, until: int = 2**62) -> list[Count]:
+        """Events by hour, kind, placement and position, oldest first. They were counted when kept, and stay when people are forgotten."""
+        count = tables.counts
+        question = select(count).where(count.c.hour >= since - since % HOUR, count.c.hour < until)
+        return [Count(*row) for row in self._all(question.order_by(*count.primary_key))]
+
+    def traffic(self, since: int = 0, until: int = 2**62) -> list[tuple[int, str, str | None, str | None, int]]:
+        """Slates shown, by hour, bundle version, experiment and arm: (hour, version, experiment, arm, how many)."""
+        hour = (SLATE.time - SLATE.time % HOUR).label("hour")
+        columns = (hour, SLATE.version, SLATE.experiment, SLATE.arm)
+        question = select(*columns, func.count()).where(SLATE.time >= since, SLATE.time < until).group_by(*columns).order_by(*columns)
+        return [tuple(row) for row in self._all(question)]
+
+    def decisions(self, limit: int = 100) -> list[Decision]:
+        """The last decisions, newest first."""
+        table = tables.decisions.c
+        columns = (table.time, table.action, table.version, table.against, table.reason, table.measures)
+        rows = self._all(select(*columns).order_by(table.seq.desc()).limit(limit))
+        return [Decision(moment(row.time), row.action, row.version, row.against, row.reason, json.loads(row.measures)) for row in rows]
+
+    # -- how ----------------------------------------------------------------------------------------------------------------------
+
+    def _write(self, work: Callable[[Connection], T]) -> T:
+        """One transaction, which has reached the disk when this returns. Done again, once, on a new connection if the old was stale."""
+        for again in (True, False):
+            try:
+                with self._database.writer.connect() as connection:
+                    self._database.same_file(connection)
+                    with connection.begin():
+                        self._database.take_turn(connection)
+                        result = work(connection)
+                    self._database.same_file(connection)
+                    return result
+            except Replaced:
+                self._database.close()
+                if not again:
+                    raise self._database.gone() from None
+            except SQLAlchemyError as error:
+                if not (again and isinstance(error, DBAPIError) and error.connection_invalidated):
+                    raise self._database.explain(error) from None
+        raise AssertionError("unreachable")
+
+    def _read(self, ask: Callable[[Connection], T]) -> T:
+        for again in (True, False):
+            try:
+                with self._database.reader.connect() as connection:
+                    self._database.same_file(connection)
+                    return ask(connection)
+            except Replaced:
+                self._database.close()
+                if not again:
+                    raise self._database.gone() from None
+            except SQLAlchemyError as error:
+                if not (again and isinstance(error, DBAPIError) and error.connection_invalidated):
+                    raise self._database.explain(error) from None
+        raise AssertionError("unreachable")
+
+    def _all(self, question: Select[Any], values: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        return self._read(lambda connection: connection.execute(question, values).all())
+
+    def _who(self, user: str) -> str:
+        return hashlib.blake2b(user.encode(), key=self._salt, digest_size=32).hexdigest()
+
+    def _forgotten_among(self, connection: Connection, users: set[str]) -> set[str]:
+        table = tables.forgotten
+        if not connection.scalar(select(table.c.who).limit(1)):
+            return set()
+        by_hash = {self._who(user): user for user in users}
+        return {by_hash[who] for who in _known(connection, table.c.who, list(by_hash))}
+
+    def _count(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        tally = Counter(
+            (
+                row["time"] - row["time"] % HOUR,
+                row["kind"],
+                row["placement"] or NO_PLACEMENT,
+                NO_POSITION if row["position"] is None else row["position"],
+            )
+            for row in rows
+        )
+        if tally:
+            table = tables.counts
+            statement = self._insert(table)
+            statement = statement.on_conflict_do_update(
+                index_elements=list(table.primary_key), set_={"events": table.c.events + statement.excluded.events}
+            )
+            connection.execute(statement, [Count(*key, times)._asdict() for key, times in tally.items()])
+
+
+def _insert_new(connection: Connection, table: Any, key: Any, rows: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """Inserts the rows whose key is new, and returns them. Most batches are all new, so that is tried before anything is looked up."""
+    if not rows:
+        return rows
+    connection.exec_driver_sql("SAVEPOINT before")
+    try:
+        connection.execute(insert(table), rows)
+        return rows
+    except IntegrityError:  # any other error ends the transaction, and SQLite may have ended it already
+        connection.exec_driver_sql("ROLLBACK TO SAVEPOINT before")
+        known = _known(connection, key, [row[key.name] for row in rows])
+        new = [row for row in rows if row[key.name] not in known]
+        if new:
+            connection.execute(insert(table), new)
+        return new
+
+
+def _known(connection: Connection, key: Any, values: Sequence[str]) -> set[str]:
+    """Which of the values stand in a column."""
+    question = select(key).where(key.in_(bindparam("values", expanding=True)))
+    found: set[str] = set()
+    for start in range(0, len(values), AT_ONCE):
+        found.update(connection.scalars(question, {"values": values[start : start + AT_ONCE]}))
+    return found
+
+
+def _event_row(event: Event) -> dict[str, Any]:
+    return {
+        "id": event.id,
+        "kind": event.kind,
+        "user": event.user,
+        "item": event.item,
+        "time": event.micros,
+        "value": event.value,
+        "recommendation": event.recommendation,
+        "position": event.position,
+        "placement": event.placement,
+        "reason": event.reason,
+        "query": event.query,
+        "context": _json(event.context) if event.context else None,
+    }
+
+
+def _event(row: Sequence[Any]) -> Event:
+    fields = dict(zip((column.name for column in EVENT_COLUMNS), row, strict=True))
+    return Event.model_validate({**fields, "time": moment(fields["time"]), "context": json.loads(fields["context"] or "{}")})
+
+
+def _slate_row(slate: ShownSlate) -> dict[str, Any]:
+    row: dict[str, Any] = {name: getattr(slate, name) for name in ("recommendation", "user", "version", "placement", "experiment", "arm")}
+    items = [shown.model_dump(exclude_defaults=True) for shown in slate.items]
+    return {**row, "time": slate.micros, "context": _json(slate.context) if slate.context else None, "items": _json(items)}
+
+
+def _slate(row: Any) -> ShownSlate:
+    fields = {name: value for name, value in row._mapping.items() if name != "seq"}
+    context = json.loads(fields["context"] or "{}")
+    items = tuple(json.loads(fields["items"]))
+    return ShownSlate.model_validate({**fields, "time": moment(fields["time"]), "context": context, "items": items})
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+# Questions, built once. Each is answered from one index alone: see `palate.feedback.migrations`.
+_PERSON = EVENT.user == bindparam("user")
+_OF_KINDS = EVENT.kind.in_(bindparam("kinds", expanding=True))
+_HISTORY = (
+    select(EVENT.item)
+    .where(_PERSON, IS_ACTION, _OF_KINDS, EVENT.item.is_not(None))
+    .order_by(EVENT.time.desc(), EVENT.seq.desc())
+    .limit(bindparam("limit"))
+)
+_HISTORY_BEFORE = _HISTORY.where(EVENT.time < bindparam("before"))
+_SEEN = select(EVENT.item).where(_PERSON, IS_ACTION, _OF_KINDS).distinct()
+_HIDDEN = select(EVENT.item, EVENT.kind).where(_PERSON, IS_ACTION, EVENT.kind.in_(("hide", "like"))).order_by(EVENT.time, EVENT.seq)
+_SINCE = EVENT.time >= bindparam("since")
+_IMPRESSIONS = select(EVENT.item, func.count(), func.max(EVENT.time)).where(_PERSON, IS_IMPRESSION, _SINCE).group_by(EVENT.item)
+_CLICKS = select(EVENT.item, func.count()).where(_PERSON, IS_ACTION, EVENT.kind == "click", _SINCE).group_by(EVENT.item)

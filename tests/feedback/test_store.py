@@ -1,0 +1,374 @@
+"""The event store, in SQLite and in PostgreSQL: what goes in comes out, once, in order, and not at all after `forget`."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import event as hooks
+
+from palate.errors import ConfigError, DataError, StoreError
+from palate.feedback.events import KINDS, VALUES, Event, ShownItem, ShownSlate, micros
+from palate.feedback.export import export, frame, log_of, slate_frame
+from palate.feedback.store import Appended, Count, Decision, EventStore, Forgotten, Shown
+
+START = datetime(2026, 11, 23, 8, tzinfo=UTC)
+HOUR = 3_600_000_000
+
+
+def event(id: str, kind: str = "click", item: str | None = "a", user: str = "u", at: float = 0, **more: Any) -> Event:
+    """An event `at` seconds after eight o'clock."""
+    if kind in VALUES and "value" not in more:
+        more["value"] = 4.0
+    return Event.parse({"id": id, "kind": kind, "user": user, "item": item, "time": START + timedelta(seconds=at), **more}, id)
+
+
+def slate(recommendation: str, user: str | None = "u", at: float = 0, items: str = "ab", **more: Any) -> ShownSlate:
+    shown = tuple(ShownItem(item=item, position=place, score=1.0 / (1 + place), propensity=0.5) for place, item in enumerate(items))
+    time = START + timedelta(seconds=at)
+    return ShownSlate.parse(
+        {"recommendation": recommendation, "user": user, "time": time, "version": "v1", "items": shown, **more}, "slate"
+    )
+
+
+def all_events(store: EventStore) -> list[Event]:
+    return store.events(limit=10**6)[0]
+
+
+# -- keeping ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_goes_in_comes_out(store: EventStore) -> None:
+    events = [
+        event("1", "impression", position=3, placement="home", recommendation="r", context={"device": "phone", "age": 3, "new": None}),
+        event("2", "play", value=95.5, at=0.000001),
+        event("3", "hide", reason="seen at the cinema"),
+        event("4", "search", item=None, query='heat "1995" \\ 火'),
+        event("5", "survey", value=5, user="ü 火"),
+    ]
+    assert store.append(events) == Appended(5, 0, 0)
+    assert all_events(store) == events
+
+
+def test_an_event_counts_once_and_the_first_stands(store: EventStore) -> None:
+    assert store.append([event("1", item="a"), event("2"), event("1", item="b")]) == Appended(2, 1, 0)
+    assert store.append([event("3"), event("2", item="c"), event("1", item="c")]) == Appended(1, 2, 0)
+    assert store.append([]) == Appended(0, 0, 0)
+    assert [(one.id, one.item) for one in all_events(store)] == [("1", "a"), ("2", "a"), ("3", "a")]
+    assert sum(count.events for count in store.counts()) == 3
+
+
+def test_a_large_batch_with_a_few_known_ids(store: EventStore) -> None:
+    store.append([event(str(number)) for number in range(0, 3000, 7)])
+    known = len(range(0, 3000, 7))
+    assert store.append([event(str(number)) for number in range(3000)]) == Appended(3000 - known, known, 0)
+    assert len(all_events(store)) == 3000
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(str.strip)
+LOOSE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False, allow_infinity=False), LOOSE)
+
+
+@st.composite
+def any_event(draw: st.DrawFn) -> Event:
+    kind = draw(st.sampled_from(KINDS))
+    row: dict[str, Any] = {
+        "kind": kind,
+        "id": draw(TEXTS),
+        "user": draw(TEXTS),
+        "time": draw(st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC))),
+        "recommendation": draw(st.none() | TEXTS),
+        "placement": draw(st.none() | TEXTS),
+        "context": draw(st.dictionaries(TEXTS, PLAIN, max_size=3)),
+    }
+    if kind == "search":
+        row["query"] = draw(TEXTS)
+    else:
+        row |= {"item": draw(TEXTS), "position": draw(st.none() | st.integers(0, 9999))}
+    if kind in VALUES:
+        row["value"] = draw(st.floats(VALUES[kind].low, VALUES[kind].high)) if kind != "survey" else float(draw(st.integers(1, 5)))
+    if kind == "hide":
+        row["reason"] = draw(st.none() | LOOSE)
+    return Event.parse(row, "event")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(batches=st.lists(st.lists(any_event(), max_size=6), max_size=4))
+def test_any_events_come_back_as_they_were_in_the_order_they_came(store: EventStore, batches: list[list[Event]]) -> None:
+    already = {one.id for one in all_events(store)}
+    cursor, expected = store.cursor(), {}
+    for batch in batches:
+        expected.update({one.id: one for one in reversed(batch) if one.id not in already | set(expected)})
+        store.append(batch)
+    kept, behind = store.events(after=cursor)
+    assert {one.id: one for one in kept} == expected
+    assert len(kept) == len(expected)
+    assert behind == store.cursor()
+    for one in kept:
+        assert store.of_user(one.user)[0].count(one) == 1
+
+
+def test_slates_are_kept_once_and_found_by_their_id(store: EventStore) -> None:
+    first = slate("r1", placement="home", experiment="x", arm="b", context={"device": "phone"})
+    assert store.append_slates([first, slate("r2", user=None, at=7200), slate("r1", items="c")]) == Appended(2, 1, 0)
+    assert store.append_slates([slate("r2")]) == Appended(0, 1, 0)
+    assert store.slate("r1") == first
+    assert store.slate("r3") is None
+    page, cursor = store.slates(limit=1)
+    assert page == [first]
+    assert [one.recommendation for one in store.slates(cursor)[0]] == ["r2"]
+    hour = micros(START)
+    assert store.traffic() == [(hour, "v1", "x", "b", 1), (hour + 2 * HOUR, "v1", None, None, 1)]
+    assert store.of_user("u")[1] == [first]
+
+
+# -- one person -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_history_by_hand(store: EventStore) -> None:
+    store.append([event("1", at=30, item="c"), event("2", at=10, item="a"), event("3", "impression", at=40, item="d")])
+    store.append([event("4", "play", at=20, item="b"), event("5", at=10, item="a2"), event("6", "hide", at=50, item="e")])
+    store.append([event("7", at=99, user="v", item="z"), event("8", "search", item=None, at=60, query="q")])
+    assert store.history("u") == ("a", "a2", "b", "c")  # by time; the tie at 10 by the order in which they were kept
+    assert store.history("u", limit=2) == ("b", "c")
+    assert store.history("u", before=micros(START) + 20_000_000) == ("a", "a2")
+    assert store.history("u", kinds=["impression", "hide"]) == ("e",)  # impressions are no history, see `impressions`
+    assert store.history("nobody") == ()
+
+
+def test_seen_and_hidden(store: EventStore) -> None:
+    kinds = ["click", "play", "purchase", "rating", "like", "impression", "survey", "hide"]
+    store.append([event(kind, kind, item=kind) for kind in kinds])
+    assert store.seen("u") == {"click", "play", "purchase", "rating", "like"}
+    assert store.hidden("u") == {"hide"}
+    store.append([event("later", "like", item="hide", at=5), event("earlier", "hide", item="like", at=-5)])
+    assert store.hidden("u") == set()  # liked after it was hidden: taken back
+
+
+def test_impressions_and_clicks_on_them(store: EventStore) -> None:
+    store.append([event(f"i{at}", "impression", item="a", at=at) for at in (0, 10, 20)])
+    store.append([event("c", item="a", at=21), event("i", "impression", item="b", at=30), event("d", item="other", at=31)])
+    start = micros(START)
+    assert store.impressions("u") == {"a": Shown(3, 1, start + 20_000_000), "b": Shown(1, 0, start + 30_000_000)}
+    assert store.impressions("u", since=start + 20_000_000) == {"a": Shown(1, 1, start + 20_000_000), "b": Shown(1, 0, start + 30_000_000)}
+
+
+def test_a_request_is_answered_from_an_index_alone(tmp_path: Path) -> None:
+    with EventStore.open(tmp_path / "events.db") as store:
+        store.append([event(str(n), "impression" if n % 9 else "click", item=f"i{n % 50}", user=f"u{n % 20}", at=n) for n in range(3000)])
+        asked: list[tuple[str, Any]] = []
+        hooks.listen(store._database.reader, "before_cursor_execute", lambda c, cursor, sql, values, *_: asked.append((sql, values)))
+        store.history("u3")
+        store.history("u3", before=2**60)
+        store.seen("u3")
+        store.hidden("u3")
+        store.impressions("u3")
+        assert len(asked) == 6
+        with store._database.reader.connect() as connection:
+            plans = [
+                " / ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)) for sql, values in list(asked)
+            ]
+    for plan in plans:
+        assert "USING COVERING INDEX palate_actions (user=?" in plan or "USING COVERING INDEX palate_impressions (user=?" in plan, plan
+    assert not any("TEMP B-TREE" in plan for plan in plans[:2]), "a history is not sorted, it is read in order"
+
+
+# -- forgetting -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_forgotten_person_is_gone_and_stays_gone(store: EventStore) -> None:
+    store.append([event("1"), event("2", "hide", item="b"), event("3", "impression"), event("4", user="v")])
+    store.append_slates([slate("r1"), slate("r2", user="v"), slate("r3", user=None)])
+    assert store.forget("u") == Forgotten(3, 1)
+    assert store.of_user("u") == ([], [])
+    assert (store.history("u"), store.seen("u"), store.hidden("u"), store.impressions("u")) == ((), frozenset(), frozenset(), {})
+    assert store.is_forgotten("u")
+    assert not store.is_forgotten("v")
+    # late events, whenever they happened, are dropped and counted; those of others are kept
+    assert store.append([event("1"), event("5", at=10**6), event("6", user="v")]) == Appended(1, 0, 2)
+    assert store.append_slates([slate("r1"), slate("r4", user="v"), slate("r5", user=None)]) == Appended(2, 0, 1)
+    assert {one.user for one in all_events(store)} == {"v"}
+    assert store.forget("u") == Forgotten(0, 0)
+    assert store.forget("never here") == Forgotten(0, 0)
+    store.compact()
+    assert store.readmit("u")
+    assert not store.readmit("u")
+    assert store.append([event("7")]) == Appended(1, 0, 0)
+    assert sum(count.events for count in store.counts()) == 6  # the counts name nobody and stay
+
+
+def test_no_byte_of_a_forgotten_person_is_left_in_the_file(tmp_path: Path) -> None:
+    with EventStore.open(tmp_path / "events.db") as store:
+        secret = "margarete.zuckerkandl"
+        for batch in range(6):
+            store.append([event(f"{batch}.{n}", "impression" if n % 2 else "click", user=f"u{n % 7}", at=n) for n in range(200)])
+            store.append([event(f"s{batch}.{n}", user=secret, at=n, placement="home") for n in range(20)])
+            store.append_slates([slate(f"r{batch}", user=secret)])
+        assert any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+        store.forget(secret)
+        store.compact()
+        left = [path.name for path in tmp_path.iterdir() if secret.encode() in path.read_bytes()]
+        assert left == []
+
+
+# -- reading on -------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_cursor_never_goes_back_even_if_the_newest_is_forgotten(store: EventStore) -> None:
+    store.append([event("1", user="v"), event("2")])
+    _, cursor = store.events()
+    store.forget("u")
+    store.append([event("3", user="v")])
+    later, behind = store.events(cursor)
+    assert [one.id for one in later] == ["3"]
+    assert behind > cursor
+    assert store.events(behind) == ([], behind)
+
+
+def test_a_reader_that_follows_the_cursor_misses_nothing_of_many_writers(store: EventStore) -> None:
+    def write(writer: int) -> None:
+        for batch in range(8):
+            store.append([event(f"{writer}.{batch}.{n}", user=f"u{writer}") for n in range(5)])
+
+    writers = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]
+    for thread in writers:
+        thread.start()
+    found: list[str] = []
+    cursor = 0
+    while any(thread.is_alive() for thread in writers) or store.cursor() > cursor:
+        page, cursor = store.events(cursor, limit=7)
+        found += [one.id for one in page]
+    for thread in writers:
+        thread.join()
+    assert sorted(found) == sorted(f"{writer}.{batch}.{n}" for writer in range(4) for batch in range(8) for n in range(5))
+
+
+def test_counts_by_hour_kind_placement_and_position(store: EventStore) -> None:
+    store.append([event("1", position=2, placement="home"), event("2", position=2, placement="home", at=3599), event("3")])
+    store.append([event("4", position=2, placement="home", at=3600), event("1", position=2, placement="home")])
+    hour = micros(START)
+    assert store.counts() == [
+        Count(hour, "click", "", -1, 1),
+        Count(hour, "click", "home", 2, 2),
+        Count(hour + HOUR, "click", "home", 2, 1),
+    ]
+    assert store.counts(since=hour + HOUR) == [Count(hour + HOUR, "click", "home", 2, 1)]
+    assert len(store.counts(until=hour + HOUR)) == 2
+
+
+def test_decisions_are_written_down(store: EventStore) -> None:
+    first = Decision(START, "promote", "v2", "v1", "better by 0.01 ± 0.004", {"ndcg@10": 0.31})
+    second = Decision(START + timedelta(hours=1), "roll back", "v1", None, "p99 too high", {})
+    store.decide(first)
+    store.decide(second)
+    assert store.decisions() == [second, first]
+    assert store.decisions(limit=1) == [second]
+
+
+# -- learning ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_of_the_store(store: EventStore) -> None:
+    store.append([event("1", "rating", value=4.5, at=20, context={"device": "tv"}), event("2", item="b", at=10, user="v")])
+    store.append([event("3", "search", item=None, query="q"), event("4", "hide", item="c", at=30, context={"device": "phone"})])
+    log = log_of(store, context=["device"], items=pl.DataFrame({"item": ["a", "b", "c", "new"], "title": ["A", "B", "C", "N"]}))
+    assert log.events["item"].to_list() == ["b", "a", "c"]
+    assert log.events["value"].to_list() == [None, 4.5, None]
+    assert log.events["device"].to_list() == [None, "tv", "phone"]
+    assert log.items["item"].to_list() == ["a", "b", "c", "new"]
+    assert (log.positive, log.negative) == (("click", "rating"), ("hide",))
+    assert log.times.tolist() == [micros(START) + at * 10**6 for at in (10, 20, 30)]
+    cursor = store.cursor()
+    with pytest.raises(DataError, match=rf"no events about items after cursor {cursor}; send some"):
+        log_of(store, after=cursor)
+    with pytest.raises(DataError, match="'user' is a name of the log's own"):
+        log_of(store, context=["user"])
+
+
+def test_a_frame_and_a_parquet_file(store: EventStore, tmp_path: Path) -> None:
+    store.append([event(str(n), "play", value=n / 3, at=n, position=n, context={"n": n}) for n in range(10)])
+    whole = frame(store)
+    assert whole["id"].to_list() == [str(n) for n in range(10)]
+    assert whole["time"].to_list() == [START + timedelta(seconds=n) for n in range(10)]
+    middle = frame(store, after=whole["seq"][2], until=whole["seq"][5])
+    assert middle["id"].to_list() == ["3", "4", "5"]
+    assert frame(store, after=store.cursor()).schema == whole.schema
+    target = tmp_path / "events.parquet"
+    assert export(store, target) == (10, store.cursor())
+    assert pl.read_parquet(target).equals(whole)
+    assert export(store, target, after=store.cursor()) == (0, store.cursor())
+    with pytest.raises(DataError, match="cannot be written"):
+        export(store, tmp_path / "nowhere" / "events.parquet")
+
+
+def test_a_frame_of_what_was_shown(store: EventStore) -> None:
+    assert slate_frame(store).height == 0
+    store.append_slates([slate("r1", items="xyz"), slate("r2", user=None, items="x")])
+    shown = slate_frame(store)
+    assert shown["item"].to_list() == ["x", "y", "z", "x"]
+    assert shown["position"].to_list() == [0, 1, 2, 0]
+    assert shown["user"].to_list() == ["u", "u", "u", None]
+    assert shown["propensity"].to_list() == [0.5] * 4
+    assert slate_frame(store, after=int(shown["seq"][0]))["recommendation"].to_list() == ["r2"]
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_kept_is_there_when_the_store_is_opened_again(url: str) -> None:
+    with EventStore.open(url) as store:
+        store.append([event("1")])
+        store.forget("v")
+    with EventStore.open(url, create=False) as store:
+        assert store.history("u") == ("a",)
+        assert store.is_forgotten("v")
+
+
+@pytest.mark.parametrize("url", ["mysql://a:secret@h/d", "sqlite://", "sqlite:///:memory:", "oracle://a:secret@h/d", "no url://a:secret"])
+def test_urls_that_are_no_store(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"^store: ") as error:
+        EventStore.open(url)
+    assert "secret" not in str(error.value)
+
+
+def test_a_server_that_is_not_there_and_its_password() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(StoreError, match=r"^postgresql\+psycopg://a:\*\*\*@/d\S*: the server cannot be reached") as error:
+        EventStore.open("postgresql://a:secret@/d?host=/nowhere", timeout=2)
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert error.value.passing
+
+
+def test_files_that_are_no_store(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="its folder does not exist"):
+        EventStore.open(tmp_path / "nowhere" / "events.db")
+    with pytest.raises(StoreError, match="is a folder"):
+        EventStore.open(tmp_path)
+    with pytest.raises(StoreError, match="there is no such store"):
+        EventStore.open(tmp_path / "events.db", create=False)
+    assert not (tmp_path / "events.db").exists()
+    (tmp_path / "text.db").write_text("not a database, and long enough to be looked at as one" * 20)
+    with pytest.raises(StoreError, match="is damaged or no store") as error:
+        EventStore.open(tmp_path / "text.db")
+    assert not error.value.passing
+
+
+def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with EventStore.open(tmp_path / "events.db") as store:
+            store.append([event("1")])
+            assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+            assert len(list(tmp_path.iterdir())) == 3
+    finally:
+        os.umask(before)
