@@ -36,6 +36,7 @@ NEIGHBOURS = {
     ("demo", "cli"),  # the demo shows what the commands show
     ("cli", "demo"),  # and is one of the commands
     ("cli", "doctor"),
+    ("rerank", "rank"),  # objectives are formulas of rank.blend, the one parser of them
 }
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
