@@ -44,7 +44,7 @@ class Reranker(config.Component, ABC):
     def with_settings(self, **changes: Any) -> Self:
         """The same fitted reranker with other settings, for one request: `mmr.with_settings(beta=0.6)`. This one stays as it is.
 
-        Cost: some 20 us; what was fitted is shared, not copied. Errors: ConfigError for a setting that does not exist, has the wrong type,
+        Cost: some 10 us; what was fitted is shared, not copied. Errors: ConfigError for a setting that does not exist, has the wrong type,
         or was used by `fit` and so cannot change without it.
         """
         kind = config.short_name(type(self))
