@@ -262,7 +262,8 @@ def test_runs_are_kept_and_neighbours_beat_popularity(tmp_path: Path, name: str)
     kept = list((out / f"{name}-world").glob("item_knn-0-*.json"))
     assert len(kept) == 1
     record = json.loads(kept[0].read_text())
-    assert record["run"]["settings"]["similarity"] == "cosine"
+    entry = next(entry for entry in done.table.entries if entry.key == "item_knn")
+    assert record["run"]["settings"]["similarity"] == entry.settings["similarity"]
     assert record["run"]["validation"] == []
     stamp = kept[0].stat().st_mtime_ns
     again = command.reproduce(name, ["popular", "item_knn"], 2, folder, out, quiet=True)
@@ -314,7 +315,7 @@ def test_winners_by_hand() -> None:
     entry = table.entries[1]
     row = summary(entry, [Done("item_knn", 0, {"recall@20": 0.19, "ndcg@20": 0.1}, 1, 1.0, 0)], table.metrics, published=True)
     assert winners(table, [row]) == [
-        "Winner of these runs: ItemCF, Recall@20 0.1900.",
+        f"Winner of these runs: {entry.model}, Recall@20 0.1900.",
         "Best published figure: Best, Recall@20 0.2000; ours is -0.0100 from it.",
     ]
     others = command.Reproduced(
