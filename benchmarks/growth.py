@@ -40,7 +40,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "slim": ("slim", {}),
     "graph_filter": ("graph_filter", {}),
     "als": ("als", {}),
-    "mf": ("mf", {"negatives": "in_batch_log_q", "train": {"epochs": 1, "batch_size": 4096, "sparse": "rowwise_adagrad"}}),
+    "mf": ("mf", {"negatives": "uniform", "shared": 256, "train": {"epochs": 1, "batch_size": 4096, "sparse": "rowwise_adagrad"}}),
     "two_tower": ("two_tower", {"train": {"epochs": 1, "batch_size": 2048}}),
 }
 
