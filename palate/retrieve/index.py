@@ -216,7 +216,7 @@ class ExactIndex(Index):
     ) -> None:
         self._items, self.precision = items, precision
         super().__init__(vectors, similarity, version)
-        self._longest = _longest(self._room)
+        self._longest = self._longest_of(self._room)
 
     def _kept(self, vectors: Floats) -> npt.NDArray[Any]:
         return rounded(vectors) if self.precision == "bf16" else vectors
@@ -230,7 +230,7 @@ class ExactIndex(Index):
         self._items, self.precision = ITEMS, state.meta.get("precision", "float32")
         if self._room.dtype != (np.uint16 if self.precision == "bf16" else np.float32):
             raise BundleError(f"index: says that its vectors are {self.precision}, but they are {self._room.dtype}")
-        self._longest = _longest(self._room)
+        self._longest = self._longest_of(self._room)
 
     def _search(self, queries: Floats, k: int, blocked: Ragged | None, allowed: Bools | None) -> tuple[Ints, Floats]:
         kept = self._room[: self._size]
@@ -246,7 +246,11 @@ class ExactIndex(Index):
         return items, scores
 
     def _added(self, codes: npt.NDArray[Any]) -> None:
-        self._longest = max(self._longest, _longest(self._room[codes]))
+        self._longest = max(self._longest, self._longest_of(self._room[codes]))
+
+    def _longest_of(self, vectors: npt.NDArray[Any]) -> float:
+        """The largest norm, which only the search of bfloat16 asks for."""
+        return _longest(vectors) if self.precision == "bf16" else 0.0
 
     def _removed(self, codes: npt.NDArray[Any]) -> None:
         """Nothing: what is not present is masked."""
@@ -342,7 +346,7 @@ def _best(
             one(start)
     else:
         # Each thread multiplies and ranks blocks of its own: nobody waits, as the threads of BLAS do for each other.
-        with _ONE_BLAS_THREAD, ThreadPoolExecutor(workers, initializer=alone or int) as pool:
+        with _ONE_BLAS_THREAD, ThreadPoolExecutor(workers, initializer=alone) as pool:
             list(pool.map(one, starts))
     return items, scores
 
