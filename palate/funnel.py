@@ -16,8 +16,10 @@ So the ranker sees in training just what it will see in service: candidates that
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any, Literal, Self
 
@@ -34,7 +36,7 @@ from palate.rank.base import Examples, Ranker
 from palate.rank.blend import Blend
 from palate.rank.calibrate import Calibrator
 from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
-from palate.rerank.base import PROPENSITY, Reranker
+from palate.rerank.base import LOG_SLATE, PROPENSITY, Reranker
 from palate.rerank.brought import set_aside, with_brought
 from palate.rerank.rules import allowed
 from palate.retrieve.base import Retriever, nothing_wanted
@@ -57,6 +59,11 @@ from palate.types import (
     SplitError,
     offsets_of,
 )
+
+WEEK = 7 * 86_400_000_000
+"""Microseconds."""
+MASKS = 32
+"""So many filters, with what passes them, are remembered."""
 
 
 class Funnel:
@@ -113,6 +120,7 @@ class Funnel:
         self.rerankers = _in_order(rerankers)
         self.features = features
         self.curves: dict[str, dict[str, list[float]]] = {}
+        self.verb = "chose"
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
@@ -138,6 +146,10 @@ class Funnel:
         return self
 
     def _know(self, log: Log) -> None:
+        for derived in ("names", "_in_fashion", "_masks"):
+            self.__dict__.pop(derived, None)
+        wanted = log.positives().events["kind"].unique().cast(pl.String).to_list()
+        self.verb = VERBS.get(wanted[0], "chose") if len(wanted) == 1 else "chose"
         self.items = log.items
         self.users = log.users
         self.item_ids: list[str] = log.items["item"].to_list()
@@ -297,9 +309,14 @@ class Funnel:
 
     def rerank(self, queries: Queries, ranked: Candidates, k: int) -> Candidates:
         """The final list, K long. Each reranker but the last is given room (5 K places) for the next to choose from."""
+        steps = [ranked, *(made for _, made in self.rerank_steps(queries, ranked, k))]
+        return steps[-1].reorder(np.tile(np.arange(min(k, steps[-1].items.shape[1])), (len(ranked), 1)))
+
+    def rerank_steps(self, queries: Queries, ranked: Candidates, k: int) -> Iterator[tuple[str, Candidates]]:
+        """What each reranker made of the list that the one before it left."""
         for place, reranker in enumerate(self.rerankers, start=1):
             ranked = reranker.rerank(queries, ranked, k if place == len(self.rerankers) else 5 * k)
-        return ranked.reorder(np.tile(np.arange(min(k, ranked.items.shape[1])), (len(ranked), 1)))
+            yield reranker.name, ranked
 
     def stages(self, queries: Queries, k: int) -> dict[str, Candidates]:
         """Every stage's list for the same queries: each retriever by name, `merged`, `ranked` (if there is a ranker), `funnel`."""
@@ -321,9 +338,9 @@ class Funnel:
         for (filters, k), rows in groupby(sorted(range(len(requests)), key=shared), key=shared):
             members = list(rows)
             queries = self.queries([requests[row] for row in members], filters)
-            lists, merged = self.candidates(queries)
+            merged = self.candidates(queries)[1]
             final = self.rerank(queries, self.rank(queries, merged), k)
-            for row, slate in zip(members, self._slates(queries, lists, final), strict=True):
+            for row, slate in zip(members, self.slates(queries, final), strict=True):
                 slates[row] = slate
         return [slate for slate in slates if slate is not None]
 
@@ -333,58 +350,124 @@ class Funnel:
         changed.rerankers = _in_order(rerankers)
         return changed
 
-    def queries(self, requests: Sequence[Request], filters: tuple[str, ...] = ()) -> Queries:
-        """Requests resolved against the catalogue, all with the same filters."""
-        queries = with_brought(self.history.resolve(set_aside(requests)), requests, self.history.item_code)
-        return replace(queries, allowed=allowed(self.items, filters)) if filters else queries
+    def cheaper(self, retrievers: Sequence[str], keep: Callable[[Reranker], bool]) -> Self:
+        """The same fitted funnel with some of its retrievers, no ranker, and the rerankers that are to be kept: for when time is short."""
+        changed = copy.copy(self)
+        changed.retrievers = tuple(retriever for retriever in self.retrievers if retriever.name in retrievers)
+        changed.ranker, changed.tasks, changed.blend = None, (), None
+        changed.rerankers = tuple(reranker for reranker in self.rerankers if keep(reranker))
+        return changed
 
-    def _slates(self, queries: Queries, lists: Mapping[str, Candidates], final: Candidates) -> list[Slate]:
+    def queries(self, requests: Sequence[Request], filters: tuple[str, ...] = ()) -> Queries:
+        """Requests resolved against the catalogue, all with the same filters. What passes the last filters seen is remembered."""
+        queries = with_brought(self.history.resolve(set_aside(requests)), requests, self.history.item_code)
+        return replace(queries, allowed=self._allowed(filters)) if filters else queries
+
+    def _allowed(self, filters: tuple[str, ...]) -> Bools:
+        masks = self.__dict__.setdefault("_masks", OrderedDict())
+        mask: Bools | None = masks.get(filters)
+        if mask is None:
+            masks[filters] = mask = allowed(self.items, filters)
+            while len(masks) > MASKS:
+                masks.popitem(last=False)
+        return mask
+
+    def rank_items(self, queries: Queries, items: Ints) -> Candidates:
+        """Given items [B, K] in the ranker's order, instead of those that the retrievers bring.
+
+        Of an item that the retrievers bring the ranker is told what they said, of any other nothing: just as it was in training. Nothing is
+        blocked. Cost: as `candidates` and `rank`.
+        """
+        free = replace(queries, blocked=Ragged(np.zeros(len(queries) + 1, dtype=np.int64), queries.blocked.values[:0]), allowed=None)
+        merged = self.candidates(free)[1]
+        same = (items[:, :, None] == merged.items[:, None, :]) & (items != NOTHING)[:, :, None]
+        brought, place = same.any(axis=2), same.argmax(axis=2)
+        features = {}
+        for name, column in merged.features.items():
+            features[name] = np.where(brought, np.take_along_axis(column, place, 1), np.nan).astype(np.float32)
+        source = np.where(brought, np.take_along_axis(merged.source, place, 1), np.int8(-1)).astype(np.int8)
+        scores = np.where(brought, np.take_along_axis(merged.scores, place, 1), np.where(items == NOTHING, -np.inf, 0)).astype(np.float32)
+        given = Candidates(items, scores, merged.sources, source, features)
+        if self.ranker is not None:
+            return self.rank(queries, given)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        return given.reorder(order)
+
+    def slates(self, queries: Queries, final: Candidates) -> list[Slate]:
+        """The lists as people see them: raw ids, probabilities, propensities, and a reason for each item."""
         reasons = self._reasons(queries, final)
         predicted = {task.name: final.features[f"ranker.{task.name}"] for task in self.tasks}
-        propensity = final.features.get(PROPENSITY, np.ones(final.items.shape, dtype=np.float32))
+        ranks = {name: final.features[f"{name}.rank"] for name in final.sources if f"{name}.rank" in final.features}
+        propensity = final.features.get(PROPENSITY)
+        whole = final.features.get(LOG_SLATE)
         slates = []
         for row in range(len(final)):
-            kept = np.flatnonzero(final.present[row])
+            kept = np.flatnonzero(final.present[row]).tolist()
+            items, scores, source = final.items[row].tolist(), final.scores[row].tolist(), final.source[row].tolist()
+            told = {task: column[row].tolist() for task, column in predicted.items()}
+            found = {name: column[row].tolist() for name, column in ranks.items()}
             slates.append(
                 Slate(
-                    items=tuple(self.item_ids[code] for code in final.items[row, kept]),
-                    scores=tuple(float(score) for score in final.scores[row, kept]),
-                    sources=tuple(final.sources[source] for source in final.source[row, kept]),
-                    probabilities=tuple({task: float(column[row, place]) for task, column in predicted.items()} for place in kept),
-                    propensity=tuple(float(probability) for probability in propensity[row, kept]),
+                    items=tuple(self.item_ids[items[place]] for place in kept),
+                    scores=tuple(scores[place] for place in kept),
+                    sources=tuple(final.sources[source[place]] if source[place] >= 0 else "" for place in kept),
+                    probabilities=tuple({task: column[place] for task, column in told.items()} for place in kept),
+                    propensity=tuple(1.0 if propensity is None else float(propensity[row, place]) for place in kept),
                     reasons=tuple(reasons[row][place] for place in kept),
+                    found=tuple(
+                        {name: int(column[place]) + 1 for name, column in found.items() if column[place] == column[place]} for place in kept
+                    ),
+                    log_propensity=0.0 if whole is None or not kept else float(whole[row, 0]),
                 )
             )
         return slates
 
-    @property
-    def names(self) -> pl.Series:
+    @cached_property
+    def names(self) -> list[str]:
         """What people call the items [N]: the title, or the id where there is none."""
         if "title" not in self.items.columns:
-            return self.items["item"]
-        return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), pl.col("item")))["title"]
+            return self.item_ids
+        return self.items.select(pl.coalesce(pl.col("title").cast(pl.String), pl.col("item")).alias("name"))["name"].to_list()
+
+    @cached_property
+    def _in_fashion(self) -> Bools:
+        """Which items are among the most wanted of the log's last week: bool [N]. A hundredth of those wanted then, 100 at most."""
+        now = np.full(self.history.n_items, self.history.end)
+        lately = self.history.item_counts(np.arange(self.history.n_items, dtype=np.int32), now, WEEK)
+        most = min(100, -(-int((lately > 0).sum()) // 100))
+        fashion = np.zeros(len(lately), dtype=bool)
+        fashion[np.argsort(-lately, kind="stable")[:most]] = True
+        return fashion & (lately > 0)
 
     def _reasons(self, queries: Queries, final: Candidates) -> list[list[str]]:
-        """One sentence an item: the history item that speaks most for it, as told by the first retriever that can tell."""
+        """One sentence an item: the history item that speaks most for it, as told by the first retriever that can tell; whether it is in
+        fashion; or how popular it is. Where the policy drew it against the odds, that it is a try.
+        """
         speaks = np.full(final.items.shape, NOTHING, dtype=np.int32)
         for retriever in self.retrievers:
             told = retriever.because(queries, final.items)
             if told is not None:
                 speaks = np.where(speaks == NOTHING, told, speaks)
-        names = self.names
-        sentences = []
+        names, fashion, lists = self.names, self._in_fashion, []
         for row in range(len(final)):
             line = []
-            for place in range(final.items.shape[1]):
-                item, because = final.items[row, place], speaks[row, place]
+            for item, because in zip(final.items[row].tolist(), speaks[row].tolist(), strict=True):
                 if item == NOTHING:
                     line.append("")
-                elif because != NOTHING:
-                    line.append(f"goes with {names[int(because)]}")
-                else:
-                    line.append(f"popular: {int(self.popularity[item])} events")
-            sentences.append(line)
-        return sentences
+                    continue
+                said = [f"because you {self.verb} {names[because]}"] if because != NOTHING else []
+                if fashion[item]:
+                    said.append("popular this week")
+                elif not said:
+                    count = int(self.popularity[item])
+                    said.append(f"popular: {self.verb} {count:,} time{'s' if count != 1 else ''}" if count else "new here")
+                line.append("; ".join(said))
+            lists.append(line)
+        return lists
+
+
+VERBS = {"rating": "rated", "click": "opened", "play": "watched", "purchase": "bought", "like": "liked", "view": "viewed"}
+"""What people did with an item, if the log's wanted events are all of one kind; otherwise they chose it."""
 
 
 def _in_order(rerankers: Sequence[Reranker]) -> tuple[Reranker, ...]:

@@ -70,7 +70,7 @@ def recent_titles(recommender: Recommender, request: Request, last: int = 6) -> 
     """The newest items a request's slate will rest on, newest first."""
     history = recommender.funnel.history.resolve([request]).history[0]
     names = recommender.funnel.names
-    return [str(names[int(code)]) for code in history[::-1][:last]]
+    return [names[int(code)] for code in history[::-1][:last]]
 
 
 def card(recommender: Recommender, heading: str, request: Request, slate: Slate) -> dict[str, Any]:

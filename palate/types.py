@@ -186,6 +186,7 @@ class Request:
     """Who asks, and for how much.
 
     user: a known or unknown id, or None. history: item ids (or titles), oldest first; added to what is stored of a known user.
+    times: when each item of `history` was acted on, microseconds; none is "just now".
     context: values of the log's context columns. filters: rules on item columns such as `genre != "Horror"`.
     exclude: item ids never to show (disliked). seen: True lets items of the history come back.
     now: microseconds; None is "after everything in the log".
@@ -199,6 +200,7 @@ class Request:
     exclude: tuple[str, ...] = ()
     seen: bool = False
     now: int | None = None
+    times: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,8 @@ class Slate:
     items: ids, best first. scores: what they were ordered by. sources: the retriever of each.
     probabilities: a mapping task -> prediction for each item: clicks as calibrated probabilities, ratings in their units, watch
     times in seconds. propensity: the probability with which the policy shows this item at this place (1.0 where nothing is random).
-    reasons: one sentence an item.
+    reasons: one sentence an item. found: for each item the rank, from 1, that each retriever that brought it gave it.
+    log_propensity: natural logarithm of the probability of the whole slate, in order; NaN where the policy cannot tell.
     """
 
     items: tuple[str, ...]
@@ -303,6 +306,8 @@ class Slate:
     probabilities: tuple[Mapping[str, float], ...]
     propensity: tuple[float, ...]
     reasons: tuple[str, ...]
+    found: tuple[Mapping[str, int], ...] = ()
+    log_propensity: float = 0.0
 
     def __len__(self) -> int:
         return len(self.items)

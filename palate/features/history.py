@@ -149,10 +149,10 @@ class History:
         return Queries(users=users, history=history, times=self._times[places], now=now, blocked=blocked, context=context)
 
     def resolve(self, requests: Sequence[Request]) -> Queries:
-        """Requests to codes. What a request brings comes after what is stored, at the time `now`.
+        """Requests to codes. What a request brings comes after what is stored, at its `times` or, without them, at the time `now`.
 
         blocked: history and negative events (only the latter with `seen=True`), and `exclude`. `filters` are left to the funnel.
-        Raises DataError for an unknown or ambiguous item, ConfigError for an unknown context key.
+        Raises DataError for an unknown or ambiguous item, ConfigError for an unknown context key or times that do not fit the history.
         """
         codes = [NOBODY if request.user is None else self._user_codes.get(request.user, NOBODY) for request in requests]
         users = np.array(codes, dtype=np.int32)
@@ -162,13 +162,16 @@ class History:
         excluded = Ragged.of([[self.item_code(item) for item in request.exclude] for request in requests])
         unseen = np.array([not request.seen for request in requests], dtype=bool)
         history = joined(stored.history, brought)
+        moments = np.concatenate(
+            [np.zeros(0, dtype=np.int64), *(_moments(request, int(at)) for request, at in zip(requests, now, strict=True))]
+        )
         disliked_starts = self._bounds(self._blocked_offsets, users)[0]
         disliked_offsets, disliked = spans(disliked_starts, bisect(self._blocked_times, *self._bounds(self._blocked_offsets, users), now))
         blocked = joined(Ragged(disliked_offsets, self._blocked_items[disliked]), excluded)
         return Queries(
             users=users,
             history=history,
-            times=joined(Ragged(stored.history.offsets, stored.times), Ragged(brought.offsets, np.repeat(now, brought.lengths))).values,
+            times=joined(Ragged(stored.history.offsets, stored.times), Ragged(brought.offsets, moments)).values,
             now=now,
             blocked=joined(only(history, unseen), blocked),
             context=self._context_of(requests),
@@ -284,6 +287,18 @@ class History:
         context = state.frames.get("context", pl.DataFrame())
         users = state.frames["users"]["user"]
         return cls(users, state.frames["items"], positives, negatives, arrays["negatives.ranks"], int(state.meta["latest"]), context)
+
+
+def _moments(request: Request, now: int) -> Longs:
+    """When each item that the request brings was acted on: int64."""
+    if not request.times:
+        return np.full(len(request.history), now, dtype=np.int64)
+    times = np.array(request.times, dtype=np.int64)
+    if len(times) != len(request.history) or bool((np.diff(times) < 0).any()) or times[-1] > now:
+        raise ConfigError(
+            f"request.times: one rising time for each of the {len(request.history)} items of the history, none after now; got {len(times)}"
+        )
+    return times
 
 
 def _as_column(name: str, given: list[Any], dtype: pl.DataType) -> pl.Series:

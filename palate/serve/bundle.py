@@ -61,6 +61,7 @@ def save(
             "data": dict(data or {}),
             "metrics": dict(metrics or {}),
             "funnel": funnel.config.model_dump(mode="json"),
+            "verb": funnel.verb,
             "features": funnel.features.model_dump(mode="json") if funnel.features else None,
             "curves": funnel.curves,
             "components": _write(funnel, fresh),
@@ -176,6 +177,7 @@ def _read(root: Path, manifest: Mapping[str, Any], trust: Sequence[str]) -> Funn
         Funnel.Config.parse(manifest["funnel"], "funnel"),
     )
     funnel.curves = manifest.get("curves", {})
+    funnel.verb = str(manifest.get("verb", "chose"))
     funnel.items = pl.read_parquet(root / "items.parquet")
     funnel.users = pl.read_parquet(root / "users.parquet")
     funnel.item_ids = funnel.items["item"].to_list()
