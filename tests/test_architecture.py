@@ -72,8 +72,9 @@ WITHOUT_TORCH = (
     "palate.sampling",
     "palate.retrieve.merge",
     "palate.rank.gbdt",
-    "palate.rerank.mmr",
-    "palate.rerank.constraints",
+    *(f"palate.rerank.{path.stem}" for path in sorted((PACKAGE / "rerank").glob("*.py"))),
+    "palate.data.sources.obd",
+    *(f"palate.feedback.{path.stem}" for path in sorted((PACKAGE / "feedback").glob("*.py"))),
     "palate.funnel",
     "palate.evaluate",
     "palate.cli",
@@ -212,7 +213,7 @@ def test_help_is_quick() -> None:
 
 
 PAPER = re.compile(r"\b(19|20)\d\d\b")
-PARENTS = {"Retriever", "Ranker", "NeuralRanker", "Reranker"}
+PARENTS = {"Retriever", "Ranker", "NeuralRanker", "Reranker", "Diverse"}
 
 
 def models() -> list[Path]:
@@ -222,7 +223,7 @@ def models() -> list[Path]:
         for path in sorted((PACKAGE / stage).rglob("*.py")):
             classes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)]
             bases = {ast.unparse(base) for node in classes for base in node.bases}
-            if bases & PARENTS and path.stem not in ("base", "neural"):
+            if bases & PARENTS and path.stem not in ("base", "neural", "diverse"):
                 found.append(path)
     return found
 

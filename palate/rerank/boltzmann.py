@@ -17,7 +17,7 @@ import pydantic
 
 from palate.rerank.draws import Keys, uniforms
 from palate.rerank.explore import Doubles, Drawn, Explorer, fastest
-from palate.rerank.race import place_probabilities
+from palate.rerank.race import Race, place_probabilities
 from palate.types import Floats, Ints, Longs
 
 
@@ -67,7 +67,7 @@ class Boltzmann(Explorer):
 
         if k == 1:
             return np.where(order >= 0, np.exp(own - total[:, None]), np.nan)
-        found = place_probabilities(order, present, faster, density, low, high, step)
+        found = place_probabilities(Race(order, present, faster, density, low, high, step))
         if k:
             found[:, 0] = np.where(order[:, 0] >= 0, np.exp(own[:, 0] - total), np.nan)
         return found

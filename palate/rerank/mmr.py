@@ -11,73 +11,34 @@ each list the best is 1 and the worst is 0 (scores of different rankers are on d
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from palate.rerank.base import Reranker
-from palate.rerank.likeness import BLOCK, Likeness
-from palate.rerank.places import Relevance, only, relevance
-from palate.types import Candidates, Floats, Ints, Log, Queries, Run, State
-
-_BLOCK = BLOCK
+from palate.rerank.diverse import Diverse
+from palate.rerank.likeness import Likeness
+from palate.types import Floats, Ints, Longs
 
 
-class MMR(Reranker):
-    """Diversity by an item column, or by vectors given with `with_vectors`.
+class MMR(Diverse):
+    """A cosine counts as 0 where it is below. Cost: O(K' x candidates x features) a query for K' places; a loop over places, none over
+    queries."""
 
-    The column says what alike means, see `palate.rerank.likeness`; a cosine counts as 0 where it is below.
-    Cost: O(K' x candidates x features) a query for K' places; a loop over places, none over queries.
-    """
-
-    fixed = frozenset({"column"})
-
-    class Config(Reranker.Config):
-        """beta: weight of diversity; 0 keeps the order. column: of the item table. relevance: `minmax` as in the file's head, `rank`
-        falling evenly from 1 to 0, or `raw` scores as they come. pool: only so many of the best candidates take part (None: all);
-        it bounds how far down diversity may reach, and with `minmax` and `rank` what "worst" means.
-        """
+    class Config(Diverse.Config):
+        """beta: weight of diversity; 0 keeps the order."""
 
         beta: float = pydantic.Field(0.3, ge=0, le=1)
-        column: str = "genres"
-        relevance: Relevance = "minmax"
-        pool: int | None = pydantic.Field(100, ge=1)
 
     config: Config
-    likeness: Likeness | None = None
 
-    def fit(self, log: Log, run: Run = Run()) -> Self:
-        if self.likeness is None or not self.likeness.given:
-            self.likeness = Likeness.by_column(log, self.config.column, "mmr.column")
-        return self
-
-    def with_vectors(self, vectors: Floats) -> Self:
-        """Similarity is the cosine of these vectors, float32 [N, D], row i for item code i; the column is then not looked at."""
-        self.likeness = Likeness.by_vectors(vectors)
-        return self
-
-    def rerank(self, queries: Queries, candidates: Candidates, k: int) -> Candidates:
-        assert self.likeness is not None
-        pool = candidates.items.shape[1] if self.config.pool is None else max(k, self.config.pool)
-        items = candidates.items[:, :pool]
-        value = relevance(candidates.scores[:, :pool], candidates.present[:, :pool], self.config.relevance)
-        size = max(1, _BLOCK // max(1, items.shape[1] * self.likeness.width))
-        order = np.zeros((len(items), k), dtype=np.int64)
-        scores = np.full((len(items), k), -np.inf, dtype=np.float32)
-        for start in range(0, len(items), size):
-            rows = slice(start, start + size)
-            order[rows], scores[rows] = self._greedy(self.likeness, items[rows], value[rows], k)
-        return only(candidates.reorder(order, scores), scores > -np.inf)
-
-    def _greedy(self, likeness: Likeness, items: Ints, relevance: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
-        """Places [b, K] in the order of choice and the value of each when chosen, -inf where none was left."""
+    def choose(self, likeness: Likeness, items: Ints, worth: Floats, k: int) -> tuple[Longs, Floats]:
         b, beta = len(items), self.config.beta
         shown: npt.NDArray[Any] = likeness.of(items)
         rows = np.arange(b)
         nearest = np.zeros(items.shape, dtype=np.float32)
-        left = relevance.copy()
+        left = worth.copy()
         order = np.zeros((b, k), dtype=np.int64)
         scores = np.full((b, k), -np.inf, dtype=np.float32)
         for place in range(min(k, items.shape[1])):
@@ -88,10 +49,3 @@ class MMR(Reranker):
             # nearest starts at 0, so a cosine below 0 counts as 0
             np.maximum(nearest, likeness.between(shown, shown[rows, chosen]), out=nearest)
         return order, scores
-
-    def state(self) -> State:
-        return State() if self.likeness is None else self.likeness.state()
-
-    def restore(self, state: State) -> Self:
-        self.likeness = Likeness.restore(state)
-        return self

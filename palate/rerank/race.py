@@ -16,6 +16,7 @@ until two sums in a row agree to TOLERANCE; the error of the finer one is then f
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,60 +32,57 @@ _BLOCK = 1 << 22
 """Values held at once."""
 
 
-def place_probabilities(
-    order: Longs,
-    present: Bools,
-    faster: Callable[[Longs, Doubles], Doubles],
-    density: Callable[[Longs, Doubles], Doubles],
-    low: Doubles,
-    high: Doubles,
-    step: Doubles,
-) -> Doubles:
-    """P(the runner shown at place p is at place p), float64 [B, K]; NaN where none is shown.
+class Race(NamedTuple):
+    """B races of M runners each, of whom K are looked at.
 
     order: [B, K], the runner at each place, -1 behind the last. present: [B, M], who runs. faster(rows [b], nodes [b, Q]): the chance of
-    each runner to be faster than each node, [b, M, Q]. density(rows, nodes): f of the runners shown, [b, K, Q]. low, high, step: [B],
-    where the nodes begin and end, and at most their distance at first. No list's answer depends on the others, to the bit.
-    Cost: O(Q K (M + K)) a list. Errors: DataError if the sums do not settle.
+    each runner to be faster than each node, [b, M, Q]. density(rows, nodes): f of the runners at their places, [b, K, Q]. low, high, step:
+    [B], where the nodes begin and end, and at most their distance at first.
     """
-    found = np.full(order.shape, np.nan)
-    if not order.size or not present.size:
+
+    order: Longs
+    present: Bools
+    faster: Callable[[Longs, Doubles], Doubles]
+    density: Callable[[Longs, Doubles], Doubles]
+    low: Doubles
+    high: Doubles
+    step: Doubles
+
+
+def place_probabilities(race: Race) -> Doubles:
+    """P(the runner shown at place p is at place p), float64 [B, K]; NaN where none is shown.
+
+    No list's answer depends on the others, to the bit. Cost: O(Q K (M + K)) a list. Errors: DataError if the sums do not settle.
+    """
+    (k, m), found = (race.order.shape[1], race.present.shape[1]), np.full(race.order.shape, np.nan)
+    if not race.order.size or not race.present.size:
         return found
-    nodes = 32 * np.ceil((high - low) / step / 32).astype(np.int64)
+    nodes = 32 * np.ceil((race.high - race.low) / race.step / 32).astype(np.int64)
     for count in np.unique(nodes):
         alike = np.flatnonzero(nodes == count)
-        size = max(1, _BLOCK // max(1, 2 * int(count) * (2 * present.shape[1] + order.shape[1] ** 2)))
+        size = max(1, _BLOCK // max(1, 2 * int(count) * (2 * m + k**2)))
         for start in range(0, len(alike), size):
             rows = alike[start : start + size]
-            found[rows] = _settled(rows, order, present, faster, density, low, high, int(count))
-    return np.where(order >= 0, found, np.nan)
+            found[rows] = _settled(race, rows, int(count))
+    return np.where(race.order >= 0, found, np.nan)
 
 
-def _settled(
-    rows: Longs,
-    order: Longs,
-    present: Bools,
-    faster: Callable[[Longs, Doubles], Doubles],
-    density: Callable[[Longs, Doubles], Doubles],
-    low: Doubles,
-    high: Doubles,
-    nodes: int,
-) -> Doubles:
+def _settled(race: Race, rows: Longs, nodes: int) -> Doubles:
     """The probabilities of these rows [b, K], from as many nodes as each row needs."""
-    found = np.zeros((len(rows), order.shape[1]))
+    found = np.zeros((len(rows), race.order.shape[1]))
     open_ = np.arange(len(rows))
 
     def total(own: Longs, offset: float) -> Doubles:
-        h = ((high[own] - low[own]) / nodes)[:, None]
-        x = low[own][:, None] + h * (np.arange(nodes) + offset)
-        return _sum(order[own], present[own], faster(own, x), density(own, x)) * h
+        h = ((race.high[own] - race.low[own]) / nodes)[:, None]
+        x = race.low[own][:, None] + h * (np.arange(nodes) + offset)
+        return _sum(race.order[own], race.present[own], race.faster(own, x), race.density(own, x)) * h
 
     last = total(rows, 0)
     for _ in range(_HALVINGS):
         own = rows[open_]
         finer = (last + total(own, 0.5)) / 2
         close = np.abs(finer - last) <= TOLERANCE * np.maximum(np.abs(finer), 1e-6)
-        done = (close | (order[own] < 0)).all(axis=1)
+        done = (close | (race.order[own] < 0)).all(axis=1)
         found[open_[done]] = finer[done]
         open_, last, nodes = open_[~done], finer[~done], 2 * nodes
         if not len(open_):

@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 
 from palate.rerank.draws import Keys, uniforms
 from palate.rerank.explore import Doubles, Drawn, Explorer, fastest
-from palate.rerank.race import place_probabilities
+from palate.rerank.race import Race, place_probabilities
 from palate.types import Floats, Ints, Log, Longs, Run, State
 
 _REACH = 8.0
@@ -66,8 +66,7 @@ class Thompson(Explorer):
             return np.where(shown[rows][:, :, None], np.exp(-z * z / 2) / (np.sqrt(2 * np.pi) * own_sigma[rows][:, :, None]), 0)
 
         bounds = (np.where(some, low, 0), np.where(some, high, 1), np.where(some, step, 1))
-        propensity = place_probabilities(order, present, faster, density, *bounds)
-        return Drawn(order, propensity, np.full(len(items), np.nan))
+        return Drawn(order, place_probabilities(Race(order, present, faster, density, *bounds)), np.full(len(items), np.nan))
 
     def state(self) -> State:
         return State(arrays={"events": self.events})

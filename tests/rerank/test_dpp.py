@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palate.rerank import dpp as module
+from palate.rerank import diverse as module
 from palate.rerank.dpp import DPP
 from palate.testing.contracts import RerankerContract, clustered, log_of, queries_of
 from palate.types import Candidates, ConfigError, Log

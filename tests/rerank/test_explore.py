@@ -20,7 +20,7 @@ from palate.rerank.brought import SEED
 from palate.rerank.draws import request_keys, uniforms
 from palate.rerank.epsilon_greedy import EpsilonGreedy, place_table
 from palate.rerank.explore import Explorer
-from palate.rerank.race import place_probabilities
+from palate.rerank.race import Race, place_probabilities
 from palate.rerank.thompson import Thompson
 from palate.retrieve.popular import Popular
 from palate.testing.contracts import RerankerContract, clustered, log_of, queries_of
@@ -159,15 +159,17 @@ def test_the_places_of_a_plackett_luce_list_add_up(temperature: float) -> None:
 
 def test_a_race_that_does_not_settle_is_an_error() -> None:
     rng = np.random.default_rng(0)
-    bounds = (np.zeros(1), np.ones(1), np.full(1, 0.5))
+    race = Race(
+        order=np.zeros((1, 1), dtype=np.int64),
+        present=np.ones((1, 1), dtype=bool),
+        faster=lambda rows, x: np.zeros((1, 1, x.shape[1])),
+        density=lambda rows, x: rng.random((1, 1, x.shape[1])),
+        low=np.zeros(1),
+        high=np.ones(1),
+        step=np.full(1, 0.5),
+    )
     with pytest.raises(DataError, match="did not settle"):
-        place_probabilities(
-            np.zeros((1, 1), dtype=np.int64),
-            np.ones((1, 1), dtype=bool),
-            lambda rows, x: np.zeros((1, 1, x.shape[1])),
-            lambda rows, x: rng.random((1, 1, x.shape[1])),
-            *bounds,
-        )
+        place_probabilities(race)
 
 
 def test_the_same_request_gets_the_same_slate_and_another_seed_another() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from palate.rerank import mmr as module
+from palate.rerank import diverse as module
 from palate.rerank.mmr import MMR
 from palate.testing.contracts import RerankerContract, clustered, log_of, queries_of
 from palate.types import Candidates, ConfigError, Log
@@ -97,7 +97,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     candidates = Candidates.of(items, -np.sort(-rng.random((len(queries), 30))).astype(np.float32), "x")
     reranker = MMR(beta=0.5).fit(log)
     whole = reranker.rerank(queries, candidates, 10).items
-    monkeypatch.setattr(module, "_BLOCK", 100)
+    monkeypatch.setattr(module, "BLOCK", 100)
     assert np.array_equal(reranker.rerank(queries, candidates, 10).items, whole)
 
 
