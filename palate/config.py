@@ -16,6 +16,7 @@ import importlib
 import inspect
 import typing
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 import pydantic
@@ -200,25 +201,32 @@ def component_class(use: str, stage: str) -> type[Component]:
         if not (inspect.isclass(cls) and issubclass(cls, Component)):
             raise ConfigError(f"{stage}: {module_name} has no component {class_name!r}")
         return cls
-    own = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and issubclass(value, Component) and value.__module__ == module.__name__ and not inspect.isabstract(value)
-    ]
-    if len(own) != 1:
-        raise ConfigError(f"{stage}: {module_name} holds {len(own)} components, name one: {module_name}:Class")
+    own = _components_in(module)
+    if not own:
+        raise ConfigError(f"{stage}: {use!r} is a file that others share and holds no component{_nearest(use, stage)}")
+    if len(own) > 1:
+        names = " or ".join(f"{module_name}:{cls.__qualname__}" for cls in own)
+        raise ConfigError(f"{stage}: {module_name} holds {len(own)} components, name one: {names}")
     return own[0]
 
 
+def _components_in(module: ModuleType) -> list[type[Component]]:
+    """The components that are written in this file, without parents that cannot be made."""
+    classes = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == module.__name__]
+    return [cls for cls in classes if issubclass(cls, Component) and not inspect.isabstract(cls)]
+
+
 def _nearest(use: str, stage: str) -> str:
+    """`; did you mean 'ease'?`: the stage's components whose names are near, at most three; nothing where none is."""
     from importlib.resources import files
 
     try:
         names = [entry.name[:-3] for entry in files(f"palate.{stage}").iterdir() if entry.name.endswith(".py")]
     except ModuleNotFoundError:
         return ""
-    near = difflib.get_close_matches(use, [name for name in names if name not in ("__init__", "base")], n=1, cutoff=0.4)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(use, [name for name in names if name not in ("__init__", use)], n=5, cutoff=0.4)
+    found = [repr(name) for name in near if _components_in(importlib.import_module(f"palate.{stage}.{name}"))][:3]
+    return f"; did you mean {' or '.join(found)}?" if found else ""
 
 
 def build(use: str | Component, stage: str, settings: Mapping[str, Any] | None = None) -> Component:

@@ -3,7 +3,7 @@
 import pydantic
 import pytest
 
-from palate.config import Config, Training
+from palate.config import Config, Training, component_class
 from palate.rank.deepfm import DeepFM
 from palate.rank.lr import LR
 from palate.rank.multitask import MultiTask
@@ -64,3 +64,17 @@ def test_networks_keep_their_own(model):
 def test_settings_stay_as_they_are():
     with pytest.raises(pydantic.ValidationError):
         Network().train = Training()
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("explore", r"rerank: 'explore' is a file that others share and holds no component; did you mean 'explore_category'"),
+        ("likeness", r"rerank: 'likeness' is a file that others share and holds no component; did you mean 'fairness' or 'freshness'\?"),
+        ("explor_category", r"rerank: no component 'explor_category'; did you mean 'explore_category'"),
+        ("zzz", r"rerank: no component 'zzz'$"),
+    ],
+)
+def test_a_file_without_a_component_is_called_so(use: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        component_class(use, "rerank")
