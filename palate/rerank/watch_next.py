@@ -4,7 +4,7 @@ G. Shani, D. Heckerman, R. I. Brafman, "An MDP-based recommender system" (JMLR 2
 an item worth its own reward and the discounted value of where it leads (section 4). Here, for each item i of the log,
 
     table(i, j)   how often j was next after i, the pause not above `pause_minutes`, over how often i occurred: the rest are ends of a visit
-    time(j)       the mean value (seconds) of the events of j, or 1 for each event where the log has no values
+    time(j)       the mean seconds of the events of j, or 1 where each event counts alike
     follow(i)     sum over j of table(i, j) (time(j) + discount x follow(j)), `steps` steps ahead
 
     score(i) = p(click i) + p(click i) x follow(i) / unit
@@ -18,6 +18,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+import polars as pl
 import pydantic
 from scipy import sparse
 
@@ -35,17 +37,18 @@ class WatchNext(Reranker):
     Fit: O(events), and `steps` sparse products. Cost: O(candidates) a query. Learnt from wanted events alone, in order of time by user.
     """
 
-    fixed = frozenset({"time", "pause_minutes", "steps", "discount", "prior"})
+    fixed = frozenset({"time", "kinds", "pause_minutes", "steps", "discount", "prior"})
 
     class Config(Reranker.Config):
-        """probability: the feature with p(click). time: `values` of the log, if they are seconds, or 1 for each of its `events`. weight:
-        of the second term; 0 leaves the first. unit: the follow-on time that is worth a click (None: the mean over the log's events, so
-        that an average item doubles). pause_minutes: longer pauses end a visit. steps, discount: how far ahead, and what each further step
-        is worth. prior: so many events of the mean are added to every item.
+        """probability: the feature with p(click). time: the `values` of events, in seconds, or 1 for each of the `events`. kinds: whose
+        values are seconds; a rating's are not. weight: of the second term; 0 leaves the first. unit: the follow-on time that is worth a
+        click (None: the mean over the log's events, so that an average item doubles). pause_minutes: longer pauses end a visit. steps,
+        discount: how far ahead, and what each further step is worth. prior: so many events of the mean are added to every item.
         """
 
         probability: str = "ranker.probability"
         time: Literal["values", "events"] = "values"
+        kinds: tuple[str, ...] = ("play", "watch")
         weight: float = pydantic.Field(1.0, ge=0)
         unit: float | None = pydantic.Field(None, gt=0)
         pause_minutes: float = pydantic.Field(60.0, gt=0)
@@ -61,15 +64,7 @@ class WatchNext(Reranker):
         users, items, times = wanted.user_codes[order], wanted.item_codes[order], wanted.times[order]
         n = log.n_items
         count = np.bincount(items, minlength=n).astype(np.float64)
-        values = wanted.events["value"].to_numpy()[order].astype(np.float64)
-        told = np.isfinite(values) & (self.config.time == "values")
-        if told.any():
-            heard = np.bincount(items[told], minlength=n)
-            mean = float(values[told].mean())
-            # an item whose events have no values takes as long as the mean
-            time = np.where(heard > 0, np.bincount(items[told], weights=values[told], minlength=n) / np.maximum(heard, 1), mean)
-        else:
-            time = np.ones(n)
+        time = self._seconds(wanted)
         follows = (users[1:] == users[:-1]) & (times[1:] - times[:-1] <= self.config.pause_minutes * _MINUTE)
         pairs = (np.ones(int(follows.sum())), (items[:-1][follows], items[1:][follows]))
         table = sparse.diags_array(1 / np.maximum(count, 1)) @ sparse.coo_array(pairs, shape=(n, n)).tocsr()
@@ -83,6 +78,21 @@ class WatchNext(Reranker):
         ).astype(np.float32)
         self.typical = typical
         return self
+
+    def _seconds(self, wanted: Log) -> npt.NDArray[np.float64]:
+        """time(j) of every item [N]; where none of its events tells, the mean of those that do."""
+        if self.config.time == "events":
+            return np.ones(wanted.n_items)
+        told = wanted.where(pl.col("kind").cast(pl.String).is_in(list(self.config.kinds)) & pl.col("value").is_finite())
+        if not len(told):
+            there = ", ".join(sorted(map(str, wanted.events["kind"].unique()))) or "none"
+            raise ConfigError(
+                f"watch_next.time: no wanted event of {' or '.join(self.config.kinds) or 'any kind'} has a value, which would be seconds "
+                f'(kinds of wanted events: {there}); say time = "events", or name in `kinds` those whose values are seconds'
+            )
+        values, heard = told.events["value"].to_numpy().astype(np.float64), np.bincount(told.item_codes, minlength=told.n_items)
+        total = np.bincount(told.item_codes, weights=values, minlength=told.n_items)
+        return np.where(heard > 0, total / np.maximum(heard, 1), values.mean())
 
     def rerank(self, queries: Queries, candidates: Candidates, k: int) -> Candidates:
         present = candidates.present

@@ -19,7 +19,7 @@ MINUTE = 60_000_000
 
 class TestWatchNext(RerankerContract):
     def make(self) -> WatchNext:
-        return WatchNext(pause_minutes=1e6)
+        return WatchNext(pause_minutes=1e6, time="events")
 
     @pytest.fixture
     def world(self) -> tuple[Log, Queries, Candidates]:
@@ -34,7 +34,14 @@ def log() -> Log:
     minutes = [0, 10, 20, 2000, 2010, 3000, 3050]
     made = log_of(events, n_items=4, times=[MINUTE * minute for minute in minutes])
     seconds = {0: 60.0, 1: 100.0, 2: 300.0}
-    return replace(made, events=made.events.with_columns(pl.Series("value", [seconds[item] for _, item in events], dtype=pl.Float32)))
+    return of_kinds(made, ["play"] * len(events), [seconds[item] for _, item in events])
+
+
+def of_kinds(made: Log, kinds: list[str], values: list[float | None]) -> Log:
+    """The same events with kinds and values, all of them wanted."""
+    kind = pl.Series("kind", kinds, dtype=pl.Enum(sorted(set(kinds))))
+    events = made.events.with_columns(kind, pl.Series("value", values, dtype=pl.Float32))
+    return replace(made, events=events, positive=tuple(sorted(set(kinds))))
 
 
 def clicks(chances: list[float]) -> Candidates:
@@ -71,6 +78,19 @@ def test_a_pause_ends_a_visit_and_events_may_count_instead_of_seconds() -> None:
     fitted = WatchNext(steps=1, prior=0, pause_minutes=15, time="events").fit(log())
     np.testing.assert_allclose(fitted.follow[:3], [2 / 3, 1 / 2, 0], rtol=1e-6)  # user 1's pause of 50 minutes is an end
     assert WatchNext(weight=0).fit(log()).rerank(queries_of([[]]), clicks([0.1, 0.2, 0.3]), 3).items.tolist() == [[2, 1, 0]]
+
+
+def test_ratings_are_no_seconds() -> None:
+    """Item 0 is played for 60 seconds and rated 5, item 1 only rated: it takes the mean of what is known of others."""
+    mixed = of_kinds(log_of([(0, 0), (0, 0), (0, 1)], n_items=3, times=[0, 1, 2]), ["play", "rating", "rating"], [60.0, 5.0, 4.0])
+    np.testing.assert_allclose(WatchNext()._seconds(mixed), [60, 60, 60])
+    np.testing.assert_allclose(WatchNext(kinds=("rating",))._seconds(mixed), [5, 4, 4.5])  # if somebody says so
+    with pytest.raises(ConfigError, match=r'watch_next\.time: .*\(kinds of wanted events: rating\); say time = "events", or'):
+        WatchNext().fit(of_kinds(mixed, ["rating"] * 3, [5.0, 5.0, 4.0]))
+    with pytest.raises(ConfigError, match=r"no wanted event of play or watch has a value.*kinds of wanted events: play"):
+        WatchNext().fit(of_kinds(mixed, ["play"] * 3, [None] * 3))
+    with pytest.raises(ConfigError, match=r"watch_next\.kinds: was used when fitted"):
+        WatchNext().fit(log()).with_settings(kinds=("click",))
 
 
 def test_errors_name_the_column() -> None:
