@@ -375,6 +375,59 @@ def prepare(
     next_steps(f'palate train my.toml --out bundle   (its table data says: rows = "{out}")')
 
 
+key_commands = typer.Typer(no_args_is_help=True, rich_markup_mode="rich", help="API keys of the service: make, list, revoke.")
+app.add_typer(key_commands, name="key")
+KeyFile = Annotated[Path, typer.Option("--keys", help="The key file; its owner alone may read it.")]
+
+
+@key_commands.command("create", epilog="Example:  palate key create --keys keys.json --name shop --scope recommend --scope events")
+def key_create(
+    name: Annotated[str, typer.Option(help="Whose key it is.")],
+    scope: Annotated[list[str], typer.Option(help="recommend, events or admin (which implies the others); may be given again.")],
+    keys: KeyFile = Path("keys.json"),
+    json_: Json = False,
+) -> None:
+    """Make a key and print it, this once: the file keeps only a hash of it."""
+    from palate.serve import keys as serving
+
+    key, text = serving.create(keys, name, scope)
+    if json_:
+        _print_json({"id": key.id, "name": key.name, "scopes": key.scopes, "made": key.made, "key": text})
+        return
+    _console(stderr=True).print(f"Key {key.id} with scope {', '.join(key.scopes)} in {keys}. It is shown this once:", markup=False)
+    print(text)
+
+
+@key_commands.command("list", epilog="Example:  palate key list --keys keys.json")
+def key_list(keys: KeyFile = Path("keys.json"), json_: Json = False) -> None:
+    """List the keys of a file: id, name, scopes, when each was made."""
+    from palate.serve import keys as serving
+
+    found = serving.entries(keys)
+    if json_:
+        _print_json([{"id": key.id, "name": key.name, "scopes": key.scopes, "made": key.made} for key in found])
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("id", "name", "scopes", "made", box=None, pad_edge=False)
+    for key in found:
+        table.add_row(key.id, Text(key.name), ", ".join(key.scopes), key.made)
+    _console().print(table)
+
+
+@key_commands.command("revoke", epilog="Example:  palate key revoke 5f0c2a91 --keys keys.json")
+def key_revoke(
+    id_: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `palate key list` prints it.", show_default=False)],
+    keys: KeyFile = Path("keys.json"),
+) -> None:
+    """Take a key out of the file; a running service refuses it within a second."""
+    from palate.serve import keys as serving
+
+    key = serving.revoke(keys, id_)
+    _console().print(f"Key {key.id} ({key.name}) is revoked", markup=False)
+
+
 @app.command(epilog="Example:  palate doctor")
 def doctor(json_: Json = False) -> None:
     """Check this machine: versions that go together, bf16, memory, GPUs; and what to mend."""
