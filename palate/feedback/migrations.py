@@ -69,6 +69,11 @@ Index(
     sqlite_where=IS_IMPRESSION,
     postgresql_where=IS_IMPRESSION,
 )
+# What a person did behind a cursor. SQLite has the cursor at the end of every index, and finds it only there.
+in_order_kept = (
+    Index("palate_in_order_kept", events.c.user, sqlite_where=IS_ACTION).ddl_if(dialect="sqlite"),
+    Index("palate_in_order_kept", events.c.user, events.c.seq, postgresql_where=IS_ACTION).ddl_if(dialect="postgresql"),
+)
 slates = Table(
     "palate_slates",
     TABLES,
@@ -132,6 +137,11 @@ def _decisions(connection: Connection) -> None:
     decisions.create(connection)
 
 
+def _in_order_kept(connection: Connection) -> None:
+    for index in in_order_kept:  # of which one is for this database; step 1 makes it too where the table is new
+        index.create(connection, checkfirst=True)
+
+
 class Step(NamedTuple):
     """From the schema before it to `number`."""
 
@@ -140,7 +150,13 @@ class Step(NamedTuple):
     apply: Callable[[Connection], None]
 
 
-STEPS = (Step(1, "events", _events), Step(2, "slates", _slates), Step(3, "counts", _counts), Step(4, "decisions", _decisions))
+STEPS = (
+    Step(1, "events", _events),
+    Step(2, "slates", _slates),
+    Step(3, "counts", _counts),
+    Step(4, "decisions", _decisions),
+    Step(5, "actions in the order kept", _in_order_kept),
+)
 NEWEST = STEPS[-1].number
 
 

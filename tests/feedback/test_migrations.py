@@ -51,6 +51,10 @@ AS_RELEASED = {
             action TEXT NOT NULL, version TEXT NOT NULL, against TEXT, reason TEXT NOT NULL, measures TEXT NOT NULL, UNIQUE (id));
         INSERT INTO palate_schema VALUES (4, 'decisions', 0);
     """,
+    5: """
+        CREATE INDEX palate_in_order_kept ON palate_events (user) WHERE kind <> 'impression';
+        INSERT INTO palate_schema VALUES (5, 'actions in the order kept', 0);
+    """,
 }
 
 

@@ -18,7 +18,7 @@ from sqlalchemy import event as hooks
 from palate.errors import ConfigError, DataError, StoreError
 from palate.feedback.events import KINDS, VALUES, Event, ShownItem, ShownSlate, micros
 from palate.feedback.export import export, frame, log_of, slate_frame
-from palate.feedback.store import Appended, Count, Decision, EventStore, Forgotten, Shown
+from palate.feedback.store import Action, Appended, Count, Decision, EventStore, Forgotten, Person, Shown
 
 START = datetime(2026, 11, 23, 8, tzinfo=UTC)
 HOUR = 3_600_000_000
@@ -71,6 +71,50 @@ def test_a_large_batch_with_a_few_known_ids(store: EventStore) -> None:
     known = len(range(0, 3000, 7))
     assert store.append([event(str(number)) for number in range(3000)]) == Appended(3000 - known, known, 0)
     assert len(all_events(store)) == 3000
+
+
+def test_batches_in_one_transaction_are_told_apart_as_if_they_had_come_one_after_the_other(store: EventStore) -> None:
+    store.forget("w")
+    store.append([event("known")])
+    batches = [
+        [event("1"), event("2", user="w"), event("1")],
+        [],
+        [event("1", item="b"), event("3"), event("known")],
+        [event("2", item="of v", user="v"), event("3", user="w")],
+    ]
+    told = store.append_all(batches, [slate("r1"), slate("r2", user="w"), slate("r1", items="c")])
+    assert told == [Appended(1, 1, 1), Appended(0, 0, 0), Appended(1, 2, 0), Appended(1, 0, 1)]
+    assert [(one.id, one.item) for one in all_events(store)] == [("known", "a"), ("1", "a"), ("3", "a"), ("2", "of v")]
+    assert [one.recommendation for one in store.slates()[0]] == ["r1"]
+    assert sum(count.events for count in store.counts()) == 4
+    assert store.append_all([]) == []
+    assert store.append_all([[], []]) == [Appended(0, 0, 0)] * 2
+    assert store.append_all([], [slate("r3")]) == []
+    assert store.slate("r3") is not None
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    names=st.lists(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from("uvw")), max_size=5), max_size=5),
+    gone=st.sampled_from("uvw"),
+)
+def test_one_transaction_or_many_is_the_same(tmp_path: Path, names: list[list[tuple[str, str]]], gone: str) -> None:
+    for end in ("", "-wal", "-shm"):
+        for kind in ("one", "many"):
+            (tmp_path / f"{kind}{end}").unlink(missing_ok=True)
+    batches = [[event(name, user=user, item=f"{place}") for name, user in batch] for place, batch in enumerate(names)]
+    with EventStore.open(tmp_path / "one") as one, EventStore.open(tmp_path / "many") as many:
+        one.forget(gone)
+        many.forget(gone)
+        assert one.append_all(batches) == [many.append(batch) for batch in batches]
+        assert all_events(one) == all_events(many)
+
+
+def test_a_batch_that_cannot_be_kept_takes_the_others_of_its_transaction_with_it(store: EventStore) -> None:
+    bad = event("2").model_copy(update={"user": "\ud800"})  # no text that a database takes; `Event.parse` would have refused it
+    with pytest.raises((StoreError, UnicodeEncodeError)):
+        store.append_all([[event("1")], [bad]], [slate("r")])
+    assert (all_events(store), store.slates()[0], store.counts()) == ([], [], [])
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20).filter(str.strip)
@@ -162,6 +206,76 @@ def test_impressions_and_clicks_on_them(store: EventStore) -> None:
     assert store.impressions("u", since=start + 20_000_000) == {"a": Shown(1, 1, start + 20_000_000), "b": Shown(1, 0, start + 30_000_000)}
 
 
+def test_actions_behind_a_cursor(store: EventStore) -> None:
+    store.append([event("1", "rating", item="c", at=30, value=4.5), event("2", "impression", item="d", at=40)])
+    cursor = store.cursor()
+    store.append(
+        [event("3", "play", item="b", at=20, value=9.5), event("4", "hide", item="e", at=50), event("5", "search", item=None, query="q")]
+    )
+    store.append(
+        [
+            event("6", item="late", at=-10),
+            event("7", item="tie", at=20),
+            event("8", user="v"),
+            event("9", "survey", item="b", at=60, value=2),
+        ]
+    )
+    start = micros(START)
+    kept = frame(store)
+    seq = dict(zip(kept["id"], kept["seq"], strict=True))
+    everything = [
+        Action("late", "click", None, start - 10_000_000, seq["6"]),
+        Action("b", "play", 9.5, start + 20_000_000, seq["3"]),
+        Action("tie", "click", None, start + 20_000_000, seq["7"]),
+        Action("c", "rating", 4.5, start + 30_000_000, seq["1"]),
+        Action("e", "hide", None, start + 50_000_000, seq["4"]),
+        Action("b", "survey", 2.0, start + 60_000_000, seq["9"]),
+    ]
+    assert store.actions("u") == everything
+    assert store.actions("u", after=cursor) == [one for one in everything if one.item != "c"]
+    assert store.actions("u", limit=2) == [everything[2], everything[5]]  # the last that were kept, whenever they happened
+    assert store.actions("u", after=store.cursor()) == []
+    assert store.actions("nobody") == []
+
+
+def test_a_person_is_all_that_a_request_needs(store: EventStore) -> None:
+    store.append([event("1", at=5, item="a"), event("2", "impression", at=4, item="a"), event("3", "impression", at=6, item="b")])
+    cursor = store.cursor()
+    store.append([event("4", "impression", at=10, item="a"), event("5", at=11, item="a"), event("6", "hide", at=12, item="b")])
+    start = micros(START)
+    for after in (0, cursor, store.cursor()):
+        for since in (0, start + 5_500_000, start + 10_500_000, start + 60_000_000):
+            found = store.person("u", after=after, impressions_since=since)
+            assert found == Person(store.actions("u", after=after), store.impressions("u", since=since, after=after), False), (after, since)
+    assert store.impressions("u", after=cursor) == {"a": Shown(1, 1, start + 10_000_000)}
+    assert store.person("u") == Person(store.actions("u"), {}, False)
+    assert store.person("u", limit=1).actions == store.actions("u", limit=1)
+    assert store.person("nobody", impressions_since=0) == Person([], {}, False)
+    store.forget("u")
+    assert store.person("u", impressions_since=0) == Person([], {}, True)
+    assert store.person("v") == Person([], {}, False)
+
+
+def test_those_who_were_forgotten_among_few_and_many(store: EventStore) -> None:
+    assert store.forgotten_among(["u", "v"]) == set()
+    gone = [f"gone{number}" for number in range(12)]
+    for user in gone:
+        store.forget(user)
+    assert store.forgotten_among(["u", "gone3", "v", "gone3"]) == {"gone3"}
+    assert store.forgotten_among(["u", *gone, *(f"u{number}" for number in range(1200))]) == set(gone)
+    assert store.forgotten_among([]) == set()
+
+
+def test_a_store_has_a_name_of_its_own(tmp_path: Path) -> None:
+    with EventStore.open(tmp_path / "a.db") as one, EventStore.open(tmp_path / "b.db") as other:
+        name = one.id
+        assert name != other.id
+    (tmp_path / "a.db").rename(tmp_path / "moved.db")
+    with EventStore.open(tmp_path / "moved.db") as one:
+        assert one.id == name
+        assert len(name) == 16
+
+
 def test_a_request_is_answered_from_an_index_alone(tmp_path: Path) -> None:
     with EventStore.open(tmp_path / "events.db") as store:
         store.append([event(str(n), "impression" if n % 9 else "click", item=f"i{n % 50}", user=f"u{n % 20}", at=n) for n in range(3000)])
@@ -172,14 +286,22 @@ def test_a_request_is_answered_from_an_index_alone(tmp_path: Path) -> None:
         store.seen("u3")
         store.hidden("u3")
         store.impressions("u3")
-        assert len(asked) == 6
+        store.actions("u3", after=2000)
+        store.person("u3", after=2000, impressions_since=0)
+        assert len(asked) == 8
         with store._database.reader.connect() as connection:
             plans = [
                 " / ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)) for sql, values in list(asked)
             ]
-    for plan in plans:
+    for plan in plans[:6]:
         assert "USING COVERING INDEX palate_actions (user=?" in plan or "USING COVERING INDEX palate_impressions (user=?" in plan, plan
     assert not any("TEMP B-TREE" in plan for plan in plans[:2]), "a history is not sorted, it is read in order"
+    behind = "SEARCH palate_events USING INDEX palate_in_order_kept (user=? AND rowid>?)"
+    assert plans[6] == behind, "what lies before the cursor is not read, and nothing is sorted"
+    assert behind in plans[7]
+    assert "USING COVERING INDEX palate_impressions (user=? AND time>?)" in plans[7]
+    assert "sqlite_autoindex_palate_forgotten_1 (who=?)" in plans[7]
+    assert not any(" SCAN palate_" in f" {plan}" for plan in plans)
 
 
 # -- forgetting -------------------------------------------------------------------------------------------------------------------
