@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import groupby
@@ -32,7 +32,7 @@ from palate.features.encode import Encoder
 from palate.features.history import History
 from palate.features.spec import FeatureSet
 from palate.progress import Steps
-from palate.rank.base import Examples, Ranker
+from palate.rank.base import Examples, Labelled, Ranker
 from palate.rank.blend import Blend
 from palate.rank.calibrate import Calibrator
 from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
@@ -57,6 +57,7 @@ from palate.types import (
     Run,
     Slate,
     SplitError,
+    Warm,
     offsets_of,
 )
 
@@ -124,8 +125,14 @@ class Funnel:
 
     # -- learning ---------------------------------------------------------------------------------------------------------------
 
-    def fit(self, log: Log, run: Run = Run()) -> Self:
-        """Fits every stage on the log. Cost: each retriever twice if there is a ranker, once if not."""
+    def fit(self, log: Log, run: Run = Run(), more: Callable[[Funnel, Log], Labelled | None] | None = None) -> Self:
+        """Fits every stage on the log. Cost: each retriever twice if there is a ranker, once if not.
+
+        more: further examples for the ranker (what was shown, say), made with the funnel as it stands at the cut and the log before the cut,
+        of which every query must be told apart: what it asks for may not be in it.
+        Where `run.warm` holds a ranker to go on from, the cut lies within what is new to that: the earlier networks saw all the rest, and
+        what they say of things they have seen would teach a ranker to trust them too far.
+        """
         positives = log.positives()
         if not len(positives):
             raise SplitError(nothing_wanted(log))
@@ -134,7 +141,7 @@ class Funnel:
         steps = Steps((2 * len(self.retrievers) + 2) if self.ranker else len(self.retrievers), quiet=run.quiet)
         with steps:
             if self.ranker is not None:
-                self._fit_ranker(log, positives, run, steps)
+                self._fit_ranker(log, positives, run, steps, more)
             for retriever in self.retrievers:
                 with steps.step(f"retrieve: {retriever.name}"):
                     self._fit_one(retriever, log, run)
@@ -164,16 +171,24 @@ class Funnel:
         if curves:
             self.curves[component.name] = {metric: list(values) for metric, values in curves.items()}
 
-    def _fit_ranker(self, log: Log, positives: Log, run: Run, steps: Steps) -> None:
+    def _fit_ranker(self, log: Log, positives: Log, run: Run, steps: Steps, more: Callable[[Funnel, Log], Labelled | None] | None) -> None:
         assert self.ranker is not None
-        early, queries, happened, groups = self._cut(log, positives, run)
+        warm = run.warm if run.warm is not None and self.ranker.goes_on(run.warm) else None
+        early, queries, happened, groups = self._cut(log, positives, run.seed, warm)
         for retriever in self.retrievers:
             with steps.step(f"retrieve: {retriever.name}, up to the cut"):
-                retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None))
+                retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None, warm=warm))
         with steps.step("label the candidates"):
-            self.encoder = Encoder.fit(self.features or FeatureSet.derive(log), log, self.history)
+            before: Encoder | None = warm.funnel.encoder if warm else None
+            features = self.features or (before.features if before else FeatureSet.derive(log))
+            self.encoder = Encoder.fit(features, log, self.history, before)
             merged = self.candidates(queries, np.bincount(early.positives().item_codes, minlength=log.n_items) == 0)[1]
             labels = label(self.tasks, log, happened, merged.items)
+            own = len(queries)
+            others = more(self, early) if more else None
+            if others is not None and len(others.queries):
+                queries, merged, labels = _above(Labelled(queries, merged, labels), others)
+                groups = np.concatenate([groups, others.queries.users])
             check(self.tasks, labels, log.name)
             found: Bools = np.asarray((labels[:, :, 0] > 0).any(axis=1))
             validation = _share(groups, self.config.validation, run.seed)
@@ -184,7 +199,7 @@ class Funnel:
             self.ranker.fit(examples, run)
             if getattr(self.ranker, "curves", None):
                 self.curves[self.ranker.name] = {metric: list(values) for metric, values in self.ranker.curves.items()}  # type: ignore[attr-defined]
-            kept = np.flatnonzero(validation)
+            kept = np.flatnonzero(validation[:own])  # probabilities are of what retrievers bring, whatever else was shown
             held_queries, held, held_labels = queries.take(kept), merged.take(kept), labels[kept]
             scores = self.ranker.score(held_queries, held, self.encoder)
             for place, task in enumerate(self.tasks):
@@ -193,18 +208,23 @@ class Funnel:
                     self.calibrators[task.name] = Calibrator(self.config.calibration).fit(column, truth)
             self._order(scores, held)  # so that a blend which is no number is found now, and not by a request
 
-    def _cut(self, log: Log, positives: Log, run: Run) -> tuple[Log, Queries, Ragged, Ints]:
-        """The log before the cut; queries after it; for each query the rows of the log that tell what then happened, and its user."""
+    def _cut(self, log: Log, positives: Log, seed: int, warm: Warm | None) -> tuple[Log, Queries, Ragged, Ints]:
+        """The log before the cut; queries after it; for each query the rows of the log that tell what then happened, and its user.
+
+        warm: only what is new to it lies after the cut.
+        """
         users = positives.user_codes
         order = np.argsort(users, kind="stable")
         lengths = np.bincount(users, minlength=log.n_users)
         ends = np.cumsum(lengths)
-        rng = np.random.default_rng(run.seed)
+        rng = np.random.default_rng(seed)
         if self.config.holdout == "last":
             # place of each event counted from its user's last: 0 is the last
             from_end = np.empty(len(users), dtype=np.int64)
             from_end[order] = np.repeat(ends, lengths) - 1 - np.arange(len(users))
             late = (from_end < self.config.cuts) & (from_end < lengths[users] - 1)
+            if warm is not None:
+                late &= positives.times > warm.since
             events = np.flatnonzero(late)
             if not len(events):
                 raise SplitError(f"{log.name}: no user has two wanted events, so nothing can label a ranker; leave the ranker out")
@@ -215,7 +235,7 @@ class Funnel:
             early = _without(log, positives, late)
             return early, queries, happened, users[events]
         times = positives.times
-        at = int(np.quantile(times, 1 - self.config.fraction, method="lower"))
+        at = max(int(np.quantile(times, 1 - self.config.fraction, method="lower")), warm.since if warm else 0)
         late = times > at
         early = log.where(log.times <= at)
         store = History.of(early)
@@ -393,9 +413,12 @@ class Funnel:
         order = np.argsort(-scores, axis=1, kind="stable")
         return given.reorder(order)
 
-    def slates(self, queries: Queries, final: Candidates) -> list[Slate]:
-        """The lists as people see them: raw ids, probabilities, propensities, and a reason for each item."""
-        reasons = self._reasons(queries, final)
+    def slates(self, queries: Queries, final: Candidates, verbs: Mapping[int, str] | None = None) -> list[Slate]:
+        """The lists as people see them: raw ids, probabilities, propensities, and a reason for each item.
+
+        verbs: item code -> what was done with it ("watched"), where that is known better than from the log as a whole.
+        """
+        reasons = self._reasons(queries, final, verbs or {})
         predicted = {task.name: final.features[f"ranker.{task.name}"] for task in self.tasks}
         ranks = {name: final.features[f"{name}.rank"] for name in final.sources if f"{name}.rank" in final.features}
         propensity = final.features.get(PROPENSITY)
@@ -439,9 +462,9 @@ class Funnel:
         fashion[np.argsort(-lately, kind="stable")[:most]] = True
         return fashion & (lately > 0)
 
-    def _reasons(self, queries: Queries, final: Candidates) -> list[list[str]]:
+    def _reasons(self, queries: Queries, final: Candidates, verbs: Mapping[int, str]) -> list[list[str]]:
         """One sentence an item: the history item that speaks most for it, as told by the first retriever that can tell; whether it is in
-        fashion; or how popular it is. Where the policy drew it against the odds, that it is a try.
+        fashion; or, if nothing else can be said, how popular it is.
         """
         speaks = np.full(final.items.shape, NOTHING, dtype=np.int32)
         for retriever in self.retrievers:
@@ -455,7 +478,7 @@ class Funnel:
                 if item == NOTHING:
                     line.append("")
                     continue
-                said = [f"because you {self.verb} {names[because]}"] if because != NOTHING else []
+                said = [f"because you {verbs.get(because, self.verb)} {names[because]}"] if because != NOTHING else []
                 if fashion[item]:
                     said.append("popular this week")
                 elif not said:
@@ -478,6 +501,16 @@ def _in_order(rerankers: Sequence[Reranker]) -> tuple[Reranker, ...]:
                 f"rerank: {reranker.name} draws at random and writes the propensity of each place, so it stands last, and alone"
             )
     return tuple(rerankers)
+
+
+def _above(first: Labelled, then: Labelled) -> Labelled:
+    """The rows of both, one below the other; their candidates have the same features."""
+    split, size = len(first.queries), len(first.queries) + len(then.queries)
+    labels = np.full((size, max(first.labels.shape[1], then.labels.shape[1]), first.labels.shape[2]), np.nan, dtype=np.float32)
+    labels[:split, : first.labels.shape[1]] = first.labels
+    labels[split:, : then.labels.shape[1]] = then.labels
+    candidates = together([(np.arange(split), first.candidates), (np.arange(split, size), then.candidates)])
+    return Labelled(first.queries.above(then.queries), candidates, labels)
 
 
 def _without(log: Log, positives: Log, late: Bools) -> Log:

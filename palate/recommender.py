@@ -72,6 +72,8 @@ class Recommender:
             "events": len(log),
             "users": log.n_users,
             "items": log.n_items,
+            "positive": list(log.positive),
+            "positive_value": log.positive_value,
             "seed": seed,
         }
         return self

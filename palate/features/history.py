@@ -209,6 +209,10 @@ class History:
         """The code of a user id; NOBODY where it is unknown."""
         return self._user_codes.get(user, NOBODY)
 
+    def has_item(self, item: str) -> bool:
+        """Whether it is the id of an item."""
+        return item in self._item_codes
+
     def item_code(self, item: str) -> int:
         """The code of an item id or, failing that, of a title. DataError names the nearest one, or the ids that share the title."""
         code = self._item_codes.get(item)

@@ -1,0 +1,123 @@
+"""Answers by a deadline: a few threads that compute, a bounded line before them, and one thread that always has a cheaper answer.
+
+    pool = Pool(workers=2, waiting=64)
+    answer = await pool.run(work, late, seconds=0.5)
+
+`work` is given a Ticket and must claim it before it does anything that lasts, such as writing down what was shown; `late` is called if the
+ticket could be taken away from it because time was up. A thread that is late is left to finish; while all threads have been late for longer
+than the deadline, nobody waits for them any more, and `late` answers at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class Busy(Exception):  # noqa: N818 - nothing went wrong
+    """The line is full. seconds: after which it may be worth to come again."""
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"too many requests at once; try again in {seconds} s")
+        self.seconds = seconds
+
+
+class Ticket:
+    """The right to give the answer: whoever claims it first has it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claimed = False
+
+    def claim(self) -> bool:
+        """True for the first who asks."""
+        with self._lock:
+            mine, self._claimed = not self._claimed, True
+            return mine
+
+
+class Pool:
+    """workers: threads. waiting: so many may stand in line before them."""
+
+    def __init__(self, workers: int, waiting: int, prepare: Callable[[], None] | None = None) -> None:
+        """prepare: called once in every thread."""
+        self.workers, self.waiting = workers, waiting
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="answer", initializer=prepare)
+        self._spare = ThreadPoolExecutor(1, thread_name_prefix="fallback", initializer=prepare)
+        self._lock = threading.Lock()
+        self._started: dict[int, float] = {}
+        self._open = 0
+        self._number = 0
+
+    @property
+    def busy(self) -> int:
+        """Requests that are being answered or stand in line."""
+        return self._open
+
+    def close(self) -> None:
+        """Lets what runs finish; what waits is dropped."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._spare.shutdown(wait=False, cancel_futures=True)
+
+    async def run(self, work: Callable[[Ticket], T | None], late: Callable[[str], T] | None, seconds: float) -> T:
+        """work's answer; or, after `seconds` (0: never), that of `late`, which is told why. Raises Busy where the line is full."""
+        if late is not None and seconds and self._stuck(seconds):
+            return await self._later(late, "every thread has been busy for longer than the deadline")
+        ticket = Ticket()
+        future = self._submit(lambda: work(ticket))
+        waited = asyncio.wrap_future(future)
+        waited.add_done_callback(_heard)
+        try:
+            answer = await (asyncio.wait_for(asyncio.shield(waited), seconds) if late is not None and seconds else waited)
+        except TimeoutError:
+            assert late is not None
+            if future.cancel() or ticket.claim():
+                return await self._later(late, f"no answer came within {seconds * 1000:g} ms")
+            answer = await waited  # it was claimed at the last moment, so it is there
+        assert answer is not None  # whoever does not claim the ticket is not waited for
+        return answer
+
+    def _stuck(self, seconds: float) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            return len(self._started) >= self.workers and all(now - began > seconds for began in self._started.values())
+
+    async def _later(self, late: Callable[[str], T], why: str) -> T:
+        return await asyncio.wrap_future(self._spare.submit(late, why))
+
+    def _submit(self, work: Callable[[], T]) -> Future[T]:
+        with self._lock:
+            if self._open >= self.workers + self.waiting:
+                raise Busy(1)
+            self._open += 1
+            self._number += 1
+            number = self._number
+
+        def run() -> T:
+            with self._lock:
+                self._started[number] = time.monotonic()
+            try:
+                return work()
+            finally:
+                with self._lock:
+                    self._started.pop(number, None)
+
+        def done(_: object) -> None:
+            with self._lock:
+                self._open -= 1
+
+        future = self._threads.submit(run)
+        future.add_done_callback(done)
+        return future
+
+
+def _heard(future: asyncio.Future[Any]) -> None:
+    """What became of an answer that nobody waits for: looked at, so that asyncio does not complain of an exception never retrieved."""
+    if not future.cancelled():
+        future.exception()
