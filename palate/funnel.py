@@ -128,8 +128,8 @@ class Funnel:
     def fit(self, log: Log, run: Run = Run(), more: Callable[[Funnel, Log], Labelled | None] | None = None) -> Self:
         """Fits every stage on the log. Cost: each retriever twice if there is a ranker, once if not.
 
-        more: further examples for the ranker (what was shown, say), made with the funnel as it stands at the cut and the log before the cut,
-        of which every query must be told apart: what it asks for may not be in it.
+        more: further examples for the ranker, of what was shown, say. It is given the funnel as it stands at the cut and the log up to the
+        cut, in which nothing may stand that its queries ask for.
         Where `run.warm` holds a ranker to go on from, the cut lies within what is new to that: the earlier networks saw all the rest, and
         what they say of things they have seen would teach a ranker to trust them too far.
         """
@@ -174,7 +174,7 @@ class Funnel:
     def _fit_ranker(self, log: Log, positives: Log, run: Run, steps: Steps, more: Callable[[Funnel, Log], Labelled | None] | None) -> None:
         assert self.ranker is not None
         warm = run.warm if run.warm is not None and self.ranker.goes_on(run.warm) else None
-        early, queries, happened, groups = self._cut(log, positives, run.seed, warm)
+        early, queries, happened, groups = self._cut(log, positives, run, warm)
         for retriever in self.retrievers:
             with steps.step(f"retrieve: {retriever.name}, up to the cut"):
                 retriever.fit(early, replace(run, folder=run.folder / "cut" if run.folder else None, warm=warm))
@@ -208,7 +208,7 @@ class Funnel:
                     self.calibrators[task.name] = Calibrator(self.config.calibration).fit(column, truth)
             self._order(scores, held)  # so that a blend which is no number is found now, and not by a request
 
-    def _cut(self, log: Log, positives: Log, seed: int, warm: Warm | None) -> tuple[Log, Queries, Ragged, Ints]:
+    def _cut(self, log: Log, positives: Log, run: Run, warm: Warm | None = None) -> tuple[Log, Queries, Ragged, Ints]:
         """The log before the cut; queries after it; for each query the rows of the log that tell what then happened, and its user.
 
         warm: only what is new to it lies after the cut.
@@ -217,7 +217,7 @@ class Funnel:
         order = np.argsort(users, kind="stable")
         lengths = np.bincount(users, minlength=log.n_users)
         ends = np.cumsum(lengths)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(run.seed)
         if self.config.holdout == "last":
             # place of each event counted from its user's last: 0 is the last
             from_end = np.empty(len(users), dtype=np.int64)

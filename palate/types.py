@@ -85,6 +85,11 @@ class Ragged:
         """The given rows, in the given order. Cost: linear in the values taken."""
         return Ragged(offsets_of(self.lengths[rows]), self.values[self.positions(rows)])
 
+    def above(self, other: Ragged) -> Ragged:
+        """These rows, then those of the other."""
+        offsets = np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]])
+        return Ragged(offsets, np.concatenate([self.values, other.values]))
+
     def tail(self, length: int) -> Ragged:
         """The last `length` values of every row (the most recent part of a history)."""
         kept = np.minimum(self.lengths, length)
@@ -115,7 +120,8 @@ class Log:
     users, items: one row an id, first column `user` / `item` (String, unique), then whatever is known about it
         (lists as List(String)). Every id of `events` is there; ids without events may be there too (cold items).
     positive: kinds that say "wanted"; what retrievers learn from. negative: kinds that say "never again".
-    positive_value: where set, an event counts as wanted only if its value is at least this.
+    positive_value: where set, an event counts as wanted only if its value is at least this. valued: the kinds it is about (none: all),
+        since the value of a play is no rating.
     checksum: sha256 over what was read. Stands in every result.
     """
 
@@ -127,6 +133,7 @@ class Log:
     positive: tuple[str, ...] = ()
     negative: tuple[str, ...] = ()
     positive_value: float | None = None
+    valued: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.events.height
@@ -171,10 +178,15 @@ class Log:
 
     def positives(self) -> Log:
         """Only the events that say "wanted"."""
-        keep = pl.col("kind").cast(pl.String).is_in(list(self.positive))
-        if self.positive_value is not None:
-            keep = keep & (pl.col("value") >= self.positive_value)
-        return self.where(keep)
+        return self.where(pl.col("kind").cast(pl.String).is_in(list(self.positive)) & self.high_enough)
+
+    @property
+    def high_enough(self) -> pl.Expr:
+        """Whether the value of an event does not keep it from being wanted; never null."""
+        if self.positive_value is None:
+            return pl.lit(value=True)
+        high = (pl.col("value") >= self.positive_value).fill_null(value=False)
+        return high | ~pl.col("kind").cast(pl.String).is_in(list(self.valued)) if self.valued else high
 
     def negatives(self) -> Log:
         """Only the events that say "never again"."""
@@ -234,6 +246,23 @@ class Queries:
             blocked=self.blocked.take(rows),
             allowed=self.allowed,
             context=None if self.context is None else self.context[rows],
+        )
+
+    def above(self, other: Queries) -> Queries:
+        """These queries, then those of the other; both allow the same items."""
+        contexts = [queries.context for queries in (self, other) if queries.context is not None]
+        context: pl.DataFrame | None = None
+        if contexts:
+            some = [pl.DataFrame({"": range(len(queries))}) if queries.context is None else queries.context for queries in (self, other)]
+            context = pl.concat(some, how="diagonal_relaxed").select(pl.exclude(""))
+        return Queries(
+            users=np.concatenate([self.users, other.users]),
+            history=self.history.above(other.history),
+            times=np.concatenate([self.times, other.times]),
+            now=np.concatenate([self.now, other.now]),
+            blocked=self.blocked.above(other.blocked),
+            allowed=self.allowed,
+            context=context,
         )
 
     def __getitem__(self, part: slice) -> Queries:
@@ -431,11 +460,45 @@ class Train(Protocol):
 
 
 @dataclass(frozen=True)
+class Warm:
+    """What a run goes on from: a funnel that was fitted before. Its networks are where the new ones start, on what is new to it.
+
+    funnel: an earlier `palate.funnel.Funnel`. since: the time of the newest event it learnt from, microseconds; what is younger, it never
+    saw. epochs: the share of a network's own epochs that it trains. replay: how many older events are learnt again for each new one, so
+    that they are not forgotten.
+    """
+
+    funnel: Any
+    since: int
+    epochs: float = 0.2
+    replay: float = 1.0
+
+    def epochs_of(self, own: int) -> int:
+        """How many epochs (or other rounds) of so many."""
+        return max(1, round(self.epochs * own))
+
+    def before(self, component: Any) -> Any:
+        """The earlier component of the same name and class; None where there is none."""
+        others = (*self.funnel.retrievers, self.funnel.ranker)
+        return next((other for other in others if type(other) is type(component) and other.name == component.name), None)
+
+    def chosen(self, times: Longs, seed: int) -> Longs:
+        """Which of some rows, by their times, are learnt from: all that are new, and a sample of the others. Row numbers, rising.
+
+        Where nothing is new: a sample as large as if a tenth were.
+        """
+        old = np.flatnonzero(times <= self.since)
+        new = len(times) - len(old)
+        count = min(len(old), max(1, round(self.replay * (new or len(times) / 10))))
+        return np.sort(np.concatenate([np.flatnonzero(times > self.since), np.random.default_rng(seed).choice(old, count, replace=False)]))
+
+
+@dataclass(frozen=True)
 class Run:
     """The circumstances of a run, apart from every hyperparameter.
 
     seed: of everything random. device: "cpu", "cuda", ... folder: where checkpoints and TensorBoard files go (None: nowhere).
-    quiet: no progress bars. train: the engine for networks; None for components that have none.
+    quiet: no progress bars. train: the engine for networks; None for components that have none. warm: what networks go on from.
     """
 
     seed: int = 0
@@ -444,3 +507,4 @@ class Run:
     quiet: bool = True
     train: Train | None = None
     resume: bool = False
+    warm: Warm | None = None

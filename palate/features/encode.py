@@ -67,10 +67,12 @@ class Encoder:
         self._inputs: dict[Side, Inputs] = {side: self._inputs_of(side) for side in ("all", "user", "item")}
 
     @classmethod
-    def fit(cls, features: FeatureSet, log: Log, history: History) -> Encoder:
+    def fit(cls, features: FeatureSet, log: Log, history: History, before: Encoder | None = None) -> Encoder:
         """Fits in chunks of a million events. Ids count positive events.
 
         Counters are standardised on a sample of the positive events, as they look at their own time and after the end of the log.
+        before: an earlier encoder, whose scale is kept for every number that it has: so the weights of a network that was trained with it
+        mean what they meant. Vocabularies are always counted anew, see `rows_of`.
 
         ConfigError where a feature reads a column that the log lacks.
         """
@@ -80,7 +82,13 @@ class Encoder:
         for start in range(0, len(log), CHUNK):
             chunk = replace(log, events=log.events[start : start + CHUNK])
             summaries.partial_fit(chunk.positives().events, "ids").partial_fit(chunk.events, "context")
-        encoder = cls.build(features, summaries.finish(), log.users, log.items, history)
+        fitted = summaries.finish()
+        if before is not None:
+            kept = {
+                feature.name: before._fitted[feature.name].moments for feature in before.features.features if feature in features.features
+            }
+            fitted |= {name: replace(fitted[name], moments=moments) for name, moments in kept.items() if moments is not None}
+        encoder = cls.build(features, fitted, log.users, log.items, history)
         encoder._fit_counters()
         return encoder
 
@@ -110,10 +118,11 @@ class Encoder:
         return cls(features, fitted, history, tables, hashes)
 
     def _fit_counters(self) -> None:
-        counters = [feature for feature in self.features.features if isinstance(feature, Counter)]
+        found = [feature for feature in self.features.features if isinstance(feature, Counter)]
+        counters = [counter for counter in found if not ((moments := self._fitted[counter.name].moments) and moments.count)]
         if not counters or not len(self.history):
             return
-        moments = {counter.name: Moments() for counter in counters}
+        measured = {counter.name: Moments() for counter in counters}
         sample = np.unique(np.linspace(0, len(self.history) - 1, min(SAMPLE, len(self.history))).astype(np.int64))
         for start in range(0, len(sample), BLOCK):
             events = sample[start : start + BLOCK]
@@ -121,9 +130,9 @@ class Encoder:
             # Models learn from moments within the log and answer after its end, when all is months older: the scale must hold for both.
             for queries in (past, self.history.queries(past.users)):
                 for counter in counters:
-                    moments[counter.name].partial_fit(self._count(counter, queries, np.arange(len(events)), items))
+                    measured[counter.name].partial_fit(self._count(counter, queries, np.arange(len(events)), items))
         for counter in counters:
-            self._fitted[counter.name] = replace(self._fitted[counter.name], moments=moments[counter.name])
+            self._fitted[counter.name] = replace(self._fitted[counter.name], moments=measured[counter.name])
 
     def with_history(self, history: History) -> Encoder:
         """The same vocabularies and tables over another store of the same users and items (after a refit on more events)."""
@@ -133,6 +142,13 @@ class Encoder:
         other = copy.copy(self)
         other.history, other._last = history, None
         return other
+
+    def rows_of(self, before: Encoder) -> dict[str, Longs]:
+        """For each table that both have, by its name: the earlier table's row from which each row goes on (`Vocabulary.rows_of`)."""
+        tables = {feature.table for feature in self.inputs().sparse} & {feature.table for feature in before.inputs().sparse}
+        pairs = {name: (self._fitted[name].vocabulary, before._fitted[name].vocabulary) for name in sorted(tables)}
+        found = {name: own.rows_of(other) for name, (own, other) in pairs.items() if own is not None and other is not None}
+        return {name: rows for name, rows in found.items() if rows is not None}
 
     def inputs(self, side: Side = "all") -> Inputs:
         """What a network is built for: all features, or those `encode_users` gives, or those `encode_items` gives."""

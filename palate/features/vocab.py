@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from palate.features.transform import Hashes, hash64
-from palate.types import Ints
+from palate.types import Ints, Longs
 
 PAD = 0
 OOV = 1
@@ -44,6 +44,15 @@ class Vocabulary:
             ids[strings.is_null().to_numpy()] = PAD
         return ids
 
+    def rows_of(self, other: Vocabulary | Buckets) -> Longs | None:
+        """For each row of a table of this vocabulary, the row that stands for the same in a table of the other; int64 [rows].
+
+        PAD and OOV keep theirs; a value that the other does not know has its OOV, by which it went so far. None: nothing corresponds.
+        """
+        if not isinstance(other, Vocabulary):
+            return None
+        return np.concatenate([[PAD, OOV], other.ids(self.values)]).astype(np.int64)
+
     def frame(self) -> pl.DataFrame:
         """As a table: value, id, count."""
         ids = pl.Series("id", np.arange(FIRST, self.rows, dtype=np.int32))
@@ -65,6 +74,10 @@ class Buckets:
     def rows(self) -> int:
         """Rows of an embedding table for it."""
         return self.count + FIRST
+
+    def rows_of(self, other: Vocabulary | Buckets) -> Longs | None:
+        """As of a `Vocabulary`: every row is the same of as many buckets."""
+        return np.arange(self.rows, dtype=np.int64) if self == other else None
 
     def ids(self, values: pl.Series) -> Ints:
         """Values (of any plain type) to ids. int32 [n]; null is PAD."""

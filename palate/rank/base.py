@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pydantic
@@ -13,7 +13,7 @@ import pydantic
 from palate import config
 from palate.rank.blend import Blend
 from palate.rank.tasks import WANTED, Kind, Task
-from palate.types import Bools, Candidates, DataError, Floats, Ints, Longs, Queries, Run
+from palate.types import Bools, Candidates, DataError, Floats, Ints, Longs, Queries, Run, Warm
 
 if TYPE_CHECKING:
     from palate.features.encode import Encoder
@@ -33,6 +33,14 @@ class Examples:
     labels: Floats
     validation: Bools
     tasks: tuple[str, ...] = ("label",)
+
+
+class Labelled(NamedTuple):
+    """Queries, a list of candidates each, and what happened to those: labels float32 [Q, K, T], NaN where it is unknown."""
+
+    queries: Queries
+    candidates: Candidates
+    labels: Floats
 
 
 class Ranker(config.Component, ABC):
@@ -72,6 +80,10 @@ class Ranker(config.Component, ABC):
     @abstractmethod
     def fit(self, examples: Examples, run: Run = Run()) -> Self:
         """Learns from labelled candidates; forgets whatever it knew before."""
+
+    def goes_on(self, warm: Warm) -> bool:
+        """Whether it would go on from what an earlier funnel holds, rather than begin anew."""
+        return False
 
     @abstractmethod
     def score(self, queries: Queries, candidates: Candidates, encoder: Encoder) -> Floats:

@@ -142,6 +142,11 @@ class MultiTask(NeuralRanker):
             dtype=np.float32,
         )
 
+    def keep_scale(self, before: Any) -> None:
+        """With the scale of the labels."""
+        super().keep_scale(before)
+        self.scale = before.scale
+
     def losses(self, model: nn.Module, logits: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """`loss`, and each task's own as `<task>.loss`; unknown labels and tasks without a known one count for nothing."""
         known = ~batch.labels.isnan()

@@ -28,8 +28,9 @@ from palate.features.rows import Rows
 from palate.losses import binary_cross_entropy
 from palate.metrics import pointwise, ranking
 from palate.nn.embedding import Embeddings
+from palate.nn.warm import go_on, same_columns
 from palate.rank.base import Examples, Pairs, Ranker, candidate_features, training_pairs
-from palate.types import Batch, Candidates, ConfigError, DataError, Floats, Inputs, Longs, Queries, Run, SparseInput, State
+from palate.types import Batch, Candidates, ConfigError, DataError, Floats, Inputs, Longs, Queries, Run, SparseInput, State, Warm
 
 if TYPE_CHECKING:
     from palate.features.encode import Encoder
@@ -88,6 +89,9 @@ class NeuralRanker(Ranker):
         self.check_labels(labels, examples.tasks)
         self._learn_scale(examples, pairs)
         self.prior = self.learn_labels(labels, weights)
+        before: NeuralRanker | None = run.warm.before(self) if run.warm else None
+        if before is not None and same_columns(self.inputs, before.inputs):
+            self.keep_scale(before)
 
         def make(which: Longs) -> Batch:
             return collate(
@@ -103,7 +107,11 @@ class NeuralRanker(Ranker):
         size = self.config.train.batch_size
         # A batch of one row has no deviation, which batch normalisation needs; the odd row has its turn in another epoch.
         loader = Loader(len(pairs), make, size, seed=run.seed, drop_last=len(pairs) % size == 1 < len(pairs))
-        return self._learn(loader, validate if len(held) else None, run)
+        return self._learn(loader, validate if len(held) else None, run, examples.encoder)
+
+    def goes_on(self, warm: Warm) -> bool:
+        """From an earlier ranker of its kind and name, if the encoder that it read with is there."""
+        return warm.before(self) is not None and warm.funnel.encoder is not None
 
     def fit_rows(self, train: Rows, valid: Rows | None = None, run: Run = Run()) -> Self:
         """Learns from a table of labelled rows (a click log of Criteo's kind) instead of queries, and stops early on another.
@@ -159,6 +167,10 @@ class NeuralRanker(Ranker):
         rate = ((mass * np.nan_to_num(labels)).sum(0) + 0.5) / (mass.sum(0) + 1.0)
         return np.log(rate / (1.0 - rate)).astype(np.float32)
 
+    def keep_scale(self, before: Any) -> None:
+        """Takes over what an earlier ranker of the same inputs and tasks scales by, so that its weights mean what they meant."""
+        self.mean, self.deviation, self.prior = before.mean, before.deviation, before.prior
+
     def losses(self, model: nn.Module, logits: Tensor, batch: Batch) -> Mapping[str, Tensor]:
         """`{"loss": scalar, ...}` for logits [B, T]."""
         return {"loss": binary_cross_entropy(logits, batch.labels, batch.weights)}
@@ -176,11 +188,19 @@ class NeuralRanker(Ranker):
 
     # How it learns
 
-    def _learn(self, loader: Any, validate: Callable[[nn.Module], Mapping[str, float]] | None, run: Run) -> Self:
+    def _learn(
+        self, loader: Any, validate: Callable[[nn.Module], Mapping[str, float]] | None, run: Run, encoder: Encoder | None = None
+    ) -> Self:
         assert run.train is not None
         self.model, self.device = self.build(self.inputs, run.seed), run.device
-        self.pretrain(self.model, copy.copy(loader), run)
         training = self.config.train
+        before: NeuralRanker | None = run.warm.before(self) if run.warm and encoder else None
+        same = before is not None and same_columns(self.inputs, before.inputs)
+        if not same:
+            self.pretrain(self.model, copy.copy(loader), run)
+        if run.warm is not None and before is not None and encoder is not None:
+            go_on(self.model, before.model, encoder.rows_of(run.warm.funnel.encoder), same)
+            training = training.model_copy(update={"epochs": run.warm.epochs_of(training.epochs)}) if same else training
         if validate is None:  # nothing to stop by: the training loss would only say "go on"
             training = training.model_copy(update={"monitor": "loss", "patience": None})
         self.curves = run.train(self.model, loader, self.step, training, name=self.name, run=run, validate=validate)

@@ -24,10 +24,10 @@ import numpy as np
 import pydantic
 from scipy import sparse
 
-from palate.retrieve.base import EventWeights, Retriever, history_matrix, weighted_interactions
+from palate.retrieve.base import EventWeights, Retriever, history_matrix, places, weighted_interactions
 from palate.retrieve.index import ExactIndex
 from palate.retrieve.topk import inner_products, query_matrix, strongest
-from palate.types import NOTHING, Bools, Candidates, Floats, Ints, Log, Queries, Ragged, Run, State
+from palate.types import NOTHING, Bools, Candidates, Floats, Ints, Log, Queries, Ragged, Run, State, Warm
 
 
 class ALS(Retriever):
@@ -58,11 +58,27 @@ class ALS(Retriever):
         # Rows and columns that are empty are solved to zero; left out, they cost nothing.
         there, learnt = np.diff(weights.indptr) > 0, np.diff(weights.tocsc().indptr) > 0
         known = weights[there][:, learnt].tocsr()
+        before: ALS | None = run.warm.before(self) if run.warm else None
         with _solver(self.config, run.seed) as solver:
+            if run.warm is not None and before is not None and before.config.width == self.config.width:
+                self._go_on(solver, before, run.warm, log, there, learnt)
             solver.fit(self._confidence(known), show_progress=False)
             users, items = solver.user_factors, solver.item_factors
         self._set(_at(there, users), _at(learnt, items), there, learnt)
         return self
+
+    def _go_on(self, solver: Any, before: ALS, warm: Warm, log: Log, there: Bools, learnt: Bools) -> None:
+        """Vectors that an earlier ALS had start from those, found by their ids; the others as ever. So fewer iterations will do."""
+        rng = np.random.default_rng(solver.random_state)
+        solver.iterations = warm.epochs_of(self.config.iterations)
+        users, items = (
+            places(log.users["user"], warm.funnel.users["user"])[there],
+            places(log.items["item"], warm.funnel.items["item"])[learnt],
+        )
+        for side, codes, earlier in (("user_factors", users, before.users), ("item_factors", items, before.index.vectors)):
+            start = (rng.random((len(codes), self.config.width)) * 0.01).astype(np.float32)
+            start[codes >= 0] = earlier[codes[codes >= 0]]
+            setattr(solver, side, start)
 
     def _set(self, users: Floats, vectors: Floats, there: Bools, learnt: Bools) -> None:
         self.users, self.there, self.learnt, self.index = users, there, learnt, ExactIndex(vectors)

@@ -15,7 +15,7 @@ from scipy import sparse
 
 from palate import config
 from palate.config import unknown_key
-from palate.types import NOBODY, Candidates, ConfigError, DataError, Floats, Ints, Log, Queries, Ragged, Run, State
+from palate.types import NOBODY, Candidates, ConfigError, DataError, Floats, Ints, Log, Longs, Queries, Ragged, Run, State
 
 DAY = 86_400_000_000
 """Microseconds."""
@@ -193,7 +193,7 @@ def weighted_interactions(log: Log, config: EventWeights) -> sparse.csr_matrix:
                 raise ConfigError(f"event_weights.{kind}: {unknown_key(kind, _kinds(log))}")
         weights = kinds.replace_strict(dict(config.event_weights), default=0.0, return_dtype=pl.Float64).to_numpy().copy()
         if log.positive_value is not None:
-            low = kinds.is_in(list(log.positive)) & ~(log.events["value"].fill_null(-np.inf) >= log.positive_value)
+            low = log.events.select(pl.col("kind").cast(pl.String).is_in(list(log.positive)) & ~log.high_enough).to_series()
             weights[low.to_numpy()] = 0.0
         events, weights = log.where(weights > 0), weights[weights > 0]
         if not len(events):
@@ -230,6 +230,12 @@ def interactions(log: Log, *, binary: bool = True) -> sparse.csr_matrix:
     if binary:
         matrix.data[:] = 1.0
     return matrix
+
+
+def places(ids: pl.Series, among: pl.Series) -> Longs:
+    """Where each id stands among others, -1 where it does not: int64 [n]. How codes of one log are told in those of another."""
+    found = ids.cast(pl.String).cast(pl.Enum(among), strict=False).to_physical().cast(pl.Int64)
+    return found.fill_null(-1).to_numpy().astype(np.int64)
 
 
 def history_matrix(history: Ragged, n_items: int, weights: np.ndarray | None = None) -> sparse.csr_matrix:

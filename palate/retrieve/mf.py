@@ -26,7 +26,7 @@ from torch import Tensor
 
 from palate.config import Training
 from palate.features.loader import Loader
-from palate.retrieve.base import Retriever, history_matrix, interactions, wanted
+from palate.retrieve.base import Retriever, history_matrix, interactions, places, wanted
 from palate.retrieve.fold_in import FoldIn
 from palate.retrieve.index import ExactIndex
 from palate.retrieve.mf_network import Drawn, Vectors, Whole
@@ -112,18 +112,46 @@ class MF(Retriever):
         values = learnt.events["value"].to_numpy().astype(np.float32) if config.loss == "squared" else np.zeros(len(users), np.float32)
         mean = float(values.mean())
         whole = config.negatives == "all" and config.loss != "squared"
-        batches = Whole(known[:, pool]) if whole else Drawn(config, users, items, values - mean, size, run.seed)
+        rows, training = np.arange(len(users)), config.train
+        before: MF | None = run.warm.before(self) if run.warm else None
+        goes_on = before is not None and (before.config.width, before.config.biases) == (config.width, config.biases)
+        if run.warm is not None and goes_on:
+            rows = run.warm.chosen(learnt.times, run.seed)
+            training = training.model_copy(update={"epochs": run.warm.epochs_of(training.epochs)})
+        if whole:
+            batches: Whole | Drawn = Whole(known[:, pool], users[rows] if goes_on else None)
+        else:
+            batches = Drawn(config, users, items, values - mean, size, run.seed, rows)
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             network = Vectors(config, *size, np.bincount(items, minlength=len(pool)))
-            loader = Loader(len(batches), batches, config.train.batch_size, seed=run.seed)
-            self.curves = run.train(network, loader, self.step, config.train, name=self.name, run=run)
+            if run.warm is not None and before is not None and goes_on:
+                self._go_on(network, before, run.warm.funnel, log, known, pool)
+            loader = Loader(len(batches), batches, training.batch_size, seed=run.seed)
+            self.curves = run.train(network, loader, self.step, training, name=self.name, run=run)
         network = network.cpu()
         with torch.no_grad():
             p, q = network.whole("user").numpy(), network.whole("item").numpy()
         del network, loader, batches  # tables, optimiser and draws are done with: what follows has their room
         self._keep(p, q, known, np.bincount(users, minlength=log.n_users) > 0, pool, mean)
         return self
+
+    def _go_on(self, network: Vectors, before: MF, funnel: Any, log: Log, known: sparse.csr_matrix, pool: Ints) -> None:
+        """Users and items that an earlier MF had vectors of start from those; users new to it are folded in. Found by their ids."""
+        users, items = places(log.users["user"], funnel.users["user"]), places(log.items["item"], funnel.items["item"])
+        vectors, there = np.zeros((log.n_users, before.users.shape[1]), dtype=np.float32), np.append(before.there, False)[users]
+        vectors[there] = before.users[users[there]]
+        # What the earlier one knows of the new users' items: their histories in its codes.
+        shared = np.flatnonzero(np.append(before.learnt, False)[items])
+        to_codes = sparse.csr_matrix((np.ones(len(shared), np.float32), (shared, items[shared])), shape=(log.n_items, len(before.learnt)))
+        new = np.flatnonzero(~there)
+        histories = (known[new] @ to_codes).tocsr()
+        folded = np.diff(histories.indptr) > 0
+        vectors[new[folded]] = before._alike(before.fold_in(histories[folded]))
+        there[new[folded]] = True
+        network.start("user", np.flatnonzero(there), vectors[there])
+        old = np.flatnonzero(np.append(before.learnt, False)[items[pool]])
+        network.start("item", old, before.index.vectors[items[pool[old]]])
 
     def _keep(self, p: Floats, q: Floats, known: sparse.csr_matrix, there: Bools, pool: Ints, mean: float) -> None:
         if self.config.loss == "squared":

@@ -46,6 +46,15 @@ class Vectors(nn.Module):
         """Vectors of codes [...]: [..., D], or [..., D + 2] with biases."""
         return self._dressed(side, getattr(self, side).of_ids(codes.reshape(-1) + 1)).view(*codes.shape, -1)
 
+    def start(self, side: str, codes: Longs, vectors: Floats) -> None:
+        """These codes start from vectors as `rows` gives them, not from a draw."""
+        width = self.config.width
+        bias = [width if side == "user" else width + 1] if self.biased else []
+        values = torch.from_numpy(np.ascontiguousarray(vectors[:, [*range(width), *bias]]))
+        table = getattr(self, side).tables()[side]
+        with torch.no_grad():
+            table[torch.from_numpy(codes + 1), : values.shape[1]] = values.to(table.device)
+
     def whole(self, side: str) -> Tensor:
         """Vectors of every code: without a lookup where the table is an ordinary parameter."""
         table = getattr(self, side)
@@ -125,11 +134,15 @@ class Vectors(nn.Module):
 
 
 class Whole:
-    """Row numbers of users with history -> a Batch: these users, and all they want. known: [U, M] over the items of the tables."""
+    """Row numbers of users with history -> a Batch: these users, and all they want. known: [U, M] over the items of the tables.
 
-    def __init__(self, known: sparse.csr_matrix) -> None:
+    users: only of these (None: all).
+    """
+
+    def __init__(self, known: sparse.csr_matrix, users: Ints | None = None) -> None:
         self.wants = Ragged(known.indptr.astype(np.int64), known.indices.astype(np.int64))
-        self.users = np.flatnonzero(self.wants.lengths)
+        some = np.flatnonzero(self.wants.lengths)
+        self.users = some if users is None else np.intersect1d(some, users)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -143,21 +156,26 @@ class Whole:
 class Drawn:
     """Row numbers of events -> a Batch: user, item, and negatives of each or for all.
 
-    config: an `MF.Config`. values: float32 [E], ratings less their mean. size: users and items of the tables.
+    config: an `MF.Config`. values: float32 [E], ratings less their mean. size: users and items of the tables. learnt:
+    the events that batches are made of (None: all).
     """
 
-    def __init__(self, config: Any, users: Ints, items: Ints, values: Floats, size: tuple[int, int], seed: int) -> None:
+    def __init__(
+        self, config: Any, users: Ints, items: Ints, values: Floats, size: tuple[int, int], seed: int, learnt: Longs | None = None
+    ) -> None:
         self.config, self.users, self.items, self.values, self.seed = config, users, items, values, seed
         self.n_items = size[1]
-        self.unigram = sampling.frequencies(items, size[1])
+        self.learnt = np.arange(len(users)) if learnt is None else learnt
+        self.unigram = sampling.frequencies(items[self.learnt], size[1])
         self.q = sampling.powered(self.unigram, config.power if config.negatives == "popularity" else 0.0)
         self.cumulative = np.cumsum(self.q)
         self.wanted = None if config.keep_hits or config.loss == "squared" else sampling.Wanted(users, items, *size)
 
     def __len__(self) -> int:
-        return len(self.users)
+        return len(self.learnt)
 
     def __call__(self, rows: Longs) -> Batch:
+        rows = self.learnt[rows]
         users, items = self.users[rows], self.items[rows]
         if self.config.loss == "squared":
             return id_batch(len(rows), self.values[rows], users=users, items=items)

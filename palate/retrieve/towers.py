@@ -134,6 +134,7 @@ class Examples:
     """Rows of the positive events -> a Batch: B queries, their B positives, then the uniform negatives, shared by all, then each row's own.
 
     config: a `TwoTower.Config`. tasks: of each event, int [E]. shown: what each user was shown and did not want; users: of each event.
+    learnt: the events that batches are made of (None: all), whose items are the in-batch negatives.
     """
 
     def __init__(
@@ -148,12 +149,13 @@ class Examples:
         tasks: Ints | None = None,
         shown: Ragged | None = None,
         users: Ints | None = None,
+        learnt: Longs | None = None,
     ) -> None:
         self.encoder, self.history, self.items, self.seed, self.hidden = encoder, history, items, seed, config.id_dropout
         self.config, self.tasks, self.shown, self.users = config, tasks, shown, users
-        self.unigram = sampling.frequencies(items, n_items)
+        self.unigram = sampling.frequencies(items if learnt is None else items[learnt], n_items)
         # Items without events stay out, unless asked for: nothing can speak for them yet, and as negatives everything speaks against them.
-        within = (self.unigram > 0) | (config.uniform_from == "catalogue")
+        within = (sampling.frequencies(items, n_items) > 0) | (config.uniform_from == "catalogue")
         self.uniform = sampling.uniform(within)
         self.pool = np.flatnonzero(within).astype(np.int32)
         self.n_negatives = config.n_negatives if config.negatives in ("uniform", "mixed") else 0

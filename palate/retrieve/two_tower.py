@@ -37,6 +37,7 @@ from palate.features.history import History
 from palate.features.loader import Loader
 from palate.features.spec import Categorical, Counter, FeatureSet, Sequence
 from palate.losses import cosine_contrastive, in_batch_softmax_of, sampled_softmax
+from palate.nn.warm import go_on, same_columns
 from palate.retrieve.ann import IndexConfig, build_index, restore_index
 from palate.retrieve.base import Retriever, wanted
 from palate.retrieve.factorized import hold_out, validation
@@ -128,16 +129,25 @@ class TwoTower(Retriever):
         if self.config.validate_on:
             log, asked, found = hold_out(log, self.config.validate_on, run.seed)
             validate = validation(self, asked, found, log.n_items)
-        positives, history = wanted(log), History.of(log)
-        encoder = Encoder.fit(self._features(log), log, history)
+        positives, history, training = wanted(log), History.of(log), self.config.train
+        rows = np.arange(len(positives))
+        before: TwoTower | None = run.warm.before(self) if run.warm else None
+        read = before.encoder.features if before is not None and before.config == self.config else self._features(log)
+        encoder = Encoder.fit(read, log, history, None if before is None else before.encoder)
+        same = before is not None and same_columns(encoder.inputs(), before.encoder.inputs())
+        if run.warm is not None and same:
+            rows = run.warm.chosen(positives.times, run.seed)
+            training = training.model_copy(update={"epochs": run.warm.epochs_of(training.epochs)})
         more: dict[str, Any] = {"tasks": self._tasks_of(positives), "shown": self._shown(log, positives), "users": positives.user_codes}
-        examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed, **more)
-        loader = Loader(len(positives), examples, self.config.train.batch_size, seed=run.seed)
+        examples = Examples(self.config, encoder, history, positives.item_codes, log.n_items, run.seed, learnt=rows, **more)
+        loader = Loader(len(rows), lambda chosen: examples(rows[chosen]), training.batch_size, seed=run.seed)
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             self._build(encoder)
+            if before is not None:
+                go_on(self.network, before.network, encoder.rows_of(before.encoder), same)
             self.network.remember(examples)
-            self.curves = run.train(self.network, loader, self.step, self.config.train, name=self.name, run=run, validate=validate)
+            self.curves = run.train(self.network, loader, self.step, training, name=self.name, run=run, validate=validate)
         self.network.forget()
         self.network.cpu().eval()
         self._index(history, log.n_items, run)
