@@ -21,7 +21,7 @@ from palate.serve.person import Rule
 from palate.serve.shelf import Shelf, version_of
 from palate.types import ConfigError, Request
 
-ROUNDS = 5
+ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def load(shelf: Shelf, name: str, trust: Sequence[str] = ()) -> Served:
     told = manifest.get("data", {}).get("store") or {}
     cursors = {str(told["id"]): int(told["cursor"])} if told else {}
     users = funnel.users["user"].head(1000).to_list()
-    samples = [Request(k=10), *(Request(user=user, k=10) for user in users[:: max(1, len(users) // 8)][:8])]
+    samples = [Request(k=10), *(Request(user=user, k=10) for user in users[:: max(1, len(users) // 4)][:4])]
     fallback = funnel.cheaper([_quickest(funnel, samples)], lambda reranker: isinstance(reranker, Constraints))
     seconds = _warm(funnel, samples)
     _warm(fallback, samples)

@@ -1,0 +1,88 @@
+"""A small bundle and a service over it, without torch: what the tests of serving share."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import palate
+from palate.feedback.store import EventStore
+from palate.serve.service import Service
+from palate.serve.settings import Settings
+from palate.serve.shelf import Shelf
+from palate.serve.writer import Writer
+
+GENRES = ("Comedy", "Drama", "Horror", "Sci-Fi")
+
+
+def make_log(seed: int = 0) -> palate.Log:
+    """60 people, 80 films of four genres; everybody likes one genre. The ids of films and people are `f7` and `p3`."""
+    rng = np.random.default_rng(seed)
+    people, films = 60, 80
+    genre = rng.integers(0, len(GENRES), films)
+    rows = []
+    for person in range(people):
+        mine = np.flatnonzero(genre == person % len(GENRES))
+        others = np.flatnonzero(genre != person % len(GENRES))
+        chosen = [*rng.choice(mine, 9, replace=False), *rng.choice(others, 3, replace=False)]
+        start = 1_700_000_000 + int(rng.integers(0, 2_000_000))
+        rows += [(f"p{person}", f"f{film}", start + 600 * place) for place, film in enumerate(rng.permutation(chosen))]
+    events = pl.DataFrame(rows, schema=["user", "item", "time"], orient="row").with_columns(kind=pl.lit("click"))
+    items = pl.DataFrame(
+        {
+            "item": [f"f{film}" for film in range(films)],
+            "title": [f"Film {film}, or {GENRES[genre[film]]}" for film in range(films)],
+            "genres": [[GENRES[genre[film]], *(["Classic"] if film % 7 == 0 else [])] for film in range(films)],
+            "year": [1960 + film % 60 for film in range(films)],
+        }
+    )
+    return palate.read(events, kind="kind", items=items, name="films")
+
+
+def make_bundle(folder: Path, seed: int = 0) -> Path:
+    """popular, item_knn and ease; gbdt; mmr."""
+    recommender = palate.Recommender(
+        retrieve=["popular", "item_knn", palate.EASE(l2=20)],
+        rank=palate.GBDT(trees=10, negatives_per_query=10),
+        rerank=[palate.MMR(beta=0.2)],
+        candidates=60,
+        cuts=2,
+    )
+    return recommender.fit(make_log(seed), seed=seed).save(folder)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle; read it, do not change it."""
+    return make_bundle(tmp_path_factory.mktemp("films") / "films")
+
+
+@pytest.fixture
+def bundle(films: Path, tmp_path: Path) -> Path:
+    """A copy of it, at `films` in the test's own folder."""
+    return Path(shutil.copytree(films, tmp_path / "films"))
+
+
+@pytest.fixture
+def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Service]]:
+    """Makes services that have started: `serving(clock="wall")`."""
+    opened: list[tuple[Writer, EventStore]] = []
+
+    def make(**settings: Any) -> Service:
+        store = EventStore.open(tmp_path / "events.db")
+        writer = Writer(store)
+        opened.append((writer, store))
+        service = Service(Shelf(bundle), store, writer, Settings(**settings))
+        service.start()
+        return service
+
+    yield make
+    for writer, store in opened:
+        writer.close()
+        store.close()
