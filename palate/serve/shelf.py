@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -113,7 +114,9 @@ class Shelf:
     def keep(self, draft: Path) -> str:
         """Gives a finished draft its name and place, and returns the name."""
         place = self.place(version_of(draft))
-        if not place.exists():
+        if place.exists():  # the same bundle, byte for byte: its version is its content's
+            shutil.rmtree(draft)
+        else:
             os.rename(draft, place)
             _sync(self.root)
         return place.name

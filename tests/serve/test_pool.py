@@ -1,0 +1,110 @@
+"""Answers by a deadline: who is late, what is answered instead, and that the line is bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from palate.serve.pool import Busy, Pool, Ticket
+
+
+@pytest.fixture
+def gate() -> threading.Event:
+    return threading.Event()
+
+
+def waits(gate: threading.Event, recorded: list[str]) -> Callable[[Ticket], str | None]:
+    def work(ticket: Ticket) -> str | None:
+        gate.wait(10)
+        if not ticket.claim():
+            return None
+        recorded.append("recorded")
+        return "full"
+
+    return work
+
+
+def run(pool: Pool, work: Callable[[Ticket], str | None], seconds: float) -> str:
+    try:
+        return asyncio.run(pool.run(work, lambda why: f"fallback: {why}", seconds))
+    finally:
+        pool.close()
+
+
+def test_what_is_there_in_time_is_the_answer() -> None:
+    assert run(Pool(1, 0), lambda ticket: "full" if ticket.claim() else None, 5) == "full"
+    assert run(Pool(1, 0), lambda ticket: "full" if ticket.claim() else None, 0) == "full"
+
+
+def test_what_is_late_records_nothing(gate: threading.Event) -> None:
+    recorded: list[str] = []
+    assert run(Pool(1, 0), waits(gate, recorded), 0.05) == "fallback: no answer came within 50 ms"
+    gate.set()
+    time.sleep(0.1)
+    assert recorded == []
+
+
+def test_an_error_is_told_and_not_hidden_by_a_fallback() -> None:
+    def fails(ticket: Ticket) -> str:
+        raise ValueError("no such thing")
+
+    with pytest.raises(ValueError, match="no such thing"):
+        run(Pool(1, 0), fails, 5)
+
+
+def test_the_line_is_bounded_and_moves_on(gate: threading.Event) -> None:
+    async def story() -> None:
+        pool, recorded = Pool(1, 1), list[str]()
+        running = [asyncio.create_task(pool.run(waits(gate, recorded), None, 0)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        assert pool.busy == 2
+        with pytest.raises(Busy, match="too many requests at once"):
+            await pool.run(waits(gate, recorded), None, 0)
+        gate.set()
+        assert await asyncio.gather(*running) == ["full", "full"]
+        assert await pool.run(waits(gate, recorded), None, 0) == "full"
+        await asyncio.sleep(0.01)
+        assert (pool.busy, len(recorded)) == (0, 3)
+        pool.close()
+
+    asyncio.run(story())
+
+
+def test_while_all_are_stuck_nobody_waits_for_them(gate: threading.Event) -> None:
+    async def story() -> None:
+        pool, recorded = Pool(2, 8), list[str]()
+
+        def late(why: str) -> str:
+            return why
+
+        first = await asyncio.gather(*(pool.run(waits(gate, recorded), late, 0.05) for _ in range(2)))
+        assert first == ["no answer came within 50 ms"] * 2
+        await asyncio.sleep(0.02)
+        began = time.perf_counter()
+        assert "every thread has been busy" in await pool.run(waits(gate, recorded), late, 0.05)
+        assert time.perf_counter() - began < 0.04
+        gate.set()
+        await asyncio.sleep(0.1)
+        assert await pool.run(waits(gate, recorded), late, 5) == "full"
+        assert recorded == ["recorded"]
+        pool.close()
+
+    asyncio.run(story())
+
+
+def test_who_goes_away_keeps_no_place(gate: threading.Event) -> None:
+    async def story() -> None:
+        pool, recorded = Pool(1, 1), list[str]()
+        leaving = asyncio.create_task(pool.run(waits(gate, recorded), None, 0))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        gate.set()
+        await asyncio.sleep(0.1)
+        assert pool.busy == 0
+        pool.close()
+
+    asyncio.run(story())
