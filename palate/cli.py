@@ -197,6 +197,42 @@ def recommend(
         show_slate(recommender, f"User {user}" if user is not None else "Someone new", request, slate)
 
 
+@app.command(
+    epilog="Examples:  palate score bundle --out slates.parquet  |  palate score bundle --users users.csv --out slates.parquet --k 20  |  "
+    "palate score bundle --users users.txt --out slates.parquet --store events.db"
+)
+def score(
+    bundle: Bundle,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write: a row for each place of a slate.")],
+    users: Annotated[
+        Path | None, typer.Option(help="Whom for: .txt with an id a line, or a table with a column `user`; else all that the bundle knows.")
+    ] = None,
+    k: Annotated[int, typer.Option("--k", "-k", min=1, help="How many items each.")] = 10,
+    filter_: Annotated[list[str] | None, typer.Option("--filter", help="A rule on item columns, such as 'genres != \"Horror\"'.")] = None,
+    store: Annotated[str | None, typer.Option(help="An event store: what people did since the bundle learnt counts.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="People answered together.")] = 256,
+    json_: Json = False,
+) -> None:
+    """Recommend for many people into a file, in memory that does not grow with their number."""
+    from palate.serve.score import score as run
+
+    done = run(bundle, out, users=users, k=k, batch=batch, filters=filter_ or (), store=store, quiet=json_)
+    if json_:
+        _print_json(done.to_json())
+        return
+    console = _console()
+    rate = done.users / max(done.seconds, 1e-9)
+    console.print(f"{done.rows:,} rows for {done.users:,} people in [bold]{out}[/bold], {done.seconds:.1f} s, {rate:,.0f} people/s")
+    notes = {
+        "the bundle has never seen: they got what a stranger gets (`known` is false)": done.strangers,
+        "nothing was left to show to: they have no rows": done.empty,
+        "the store was told to forget: left out": done.forgotten,
+    }
+    for what, count in notes.items():
+        if count:
+            console.print(f"[yellow]{count:,} whom {what}[/yellow]")
+
+
 def split_history(text: str, recommender: Recommender) -> list[str]:
     """`A,B` to ids or titles. Titles may hold commas themselves: the longest piece that is a known id or title wins."""
     items = recommender.funnel.items

@@ -42,15 +42,15 @@ class Steps:
 class RowsBar:
     """A bar with rows and rows a second on standard error, for passes over large files; gone when it is done. Silent where nobody looks.
 
-    total: what `advance` adds up to (bytes, rows).
+    total: what `advance` adds up to (bytes, rows). unit: what is counted.
     """
 
-    def __init__(self, what: str, total: int, *, quiet: bool = False) -> None:
+    def __init__(self, what: str, total: int, *, unit: str = "rows", quiet: bool = False) -> None:
         rate = TextColumn("{task.fields[said]}")
         columns = (TextColumn("  {task.description}"), BarColumn(), TaskProgressColumn(), rate, TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), disable=quiet, transient=True)
         self._task = self._bar.add_task(what, total=total, said="")
-        self._rows, self._start = 0, time.perf_counter()
+        self._unit, self._rows, self._start = unit, 0, time.perf_counter()
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -67,4 +67,4 @@ class RowsBar:
         """Counts rows."""
         self._rows += rows
         rate = self._rows / max(time.perf_counter() - self._start, 1e-9)
-        self._bar.update(self._task, said=f"{self._rows:,} rows, {rate:,.0f}/s")
+        self._bar.update(self._task, said=f"{self._rows:,} {self._unit}, {rate:,.0f}/s")
