@@ -21,7 +21,6 @@ only as far as the weights say that the log holds that item often enough, and is
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -36,16 +35,28 @@ import polars as pl
 from palate.errors import DataError
 from palate.feedback import ab, join, off_policy
 from palate.feedback.events import micros, moment
-from palate.feedback.export import frame, slate_frame
+from palate.feedback.export import frame
 from palate.feedback.off_policy import SupportError
 from palate.feedback.slates import Slates, iips
 from palate.feedback.store import EventStore
 
 Doubles = npt.NDArray[np.float64]
-MOST = 10_000
+MOST = 5000
 """Slates that are looked at, if there are more."""
 EVENTS_A_SLATE = 20
 """So many times as many events are looked at: ten impressions, and what follows."""
+PREDICTED = "predicted: "
+_SHOWN: Mapping[str, pl.DataType] = {
+    "recommendation": pl.String(),
+    "user": pl.String(),
+    "time": pl.Datetime("us", "UTC"),
+    "version": pl.String(),
+    "experiment": pl.String(),
+    "arm": pl.String(),
+    "position": pl.Int64(),
+    "item": pl.String(),
+    "propensity": pl.Float64(),
+}
 EACH_USER = timedelta(days=1)
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
@@ -67,7 +78,7 @@ def dashboard(
 
     version: of the bundle in service. catalogue: how many items it knows. now: aware of its time zone. layers: the experiments that run,
     for the shares they were set to. window: how long after a slate a click still counts. Raises StoreError if the store cannot be read.
-    Cost: about a second for the newest 10,000 slates and their events; counts by hour cost next to nothing.
+    Cost: about a second for the newest 5,000 slates and their events; counts by hour cost next to nothing.
     """
     now = now.astimezone(UTC)
     since = now - timedelta(days=days)
@@ -116,14 +127,35 @@ def dashboard(
 
 
 def _newest_slates(store: EventStore, most: int) -> pl.DataFrame:
-    """The newest slates, a row an item. The last cursor is found by doubling and halving: some forty questions of one row."""
+    """The newest slates, a row an item, with a column for what was predicted of each task (PREDICTED and its name).
+
+    The last cursor is found by doubling and halving: some forty questions of one row.
+    """
     low, high = 0, 1
     while store.slates(high, 1)[0]:
         low, high = high, 2 * high
     while high - low > 1:  # there is something behind `low` (or it is 0), nothing behind `high`
         middle = (low + high) // 2
         low, high = (middle, high) if store.slates(middle, 1)[0] else (low, middle)
-    return slate_frame(store, max(0, high - most))
+    rows: list[tuple[Any, ...]] = []
+    predicted: dict[str, list[float | None]] = defaultdict(list)
+    after = max(0, high - most)
+    while True:
+        slates, after = store.slates(after)
+        if not slates:
+            break
+        for slate in slates:
+            head = (slate.recommendation, slate.user, slate.time, slate.version, slate.experiment, slate.arm)
+            for one in slate.items:
+                for task, value in one.probabilities.items():
+                    told = predicted[task]
+                    told.extend([None] * (len(rows) - len(told)))
+                    told.append(value)
+                rows.append((*head, one.position, one.item, one.propensity))
+    columns = [
+        pl.Series(PREDICTED + task, told + [None] * (len(rows) - len(told)), dtype=pl.Float64) for task, told in sorted(predicted.items())
+    ]
+    return pl.DataFrame(rows, schema=dict(_SHOWN), orient="row").with_columns(columns)
 
 
 def _newest_events(store: EventStore, most: int) -> pl.DataFrame:
@@ -205,13 +237,12 @@ def _calibration(rows: pl.DataFrame, bins: int = 10) -> list[dict[str, Any]]:
     """For each task that says probabilities: bins of equal size, with what was predicted and what was clicked."""
     if not rows.height:
         return []
-    said: dict[str, list[float | None]] = defaultdict(lambda: [None] * rows.height)
-    for place, text in enumerate(rows["probabilities"].to_list()):
-        for task, value in json.loads(text).items():
-            said[task][place] = value
     found = []
-    for task, values in said.items():
-        told = rows.select("clicked", "unit").with_columns(predicted=pl.Series(values, dtype=pl.Float64)).drop_nulls("predicted")
+    for column in (name for name in rows.columns if name.startswith(PREDICTED)):
+        task = column.removeprefix(PREDICTED)
+        told = rows.select("clicked", "unit", predicted=column).drop_nulls("predicted")
+        if not told.height:
+            continue
         if not told["predicted"].is_between(0, 1).all():
             continue  # a rating or seconds
         order = told.sort("predicted", maintain_order=True).with_row_index("place")
