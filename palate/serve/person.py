@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import TracebackType
 from typing import Any
 
 from palate.errors import StoreError
@@ -50,6 +53,29 @@ class Known:
     shown: dict[str, float] = field(default_factory=dict)
     forgotten: bool = False
     trouble: str | None = None
+
+
+class Patience:
+    """Notices a store that does not answer: while one question has been waiting for longer than `seconds`, nobody else asks.
+
+    SQLite's readers wait for nobody. PostgreSQL's may wait for a lock, or for a server that hangs; then everybody would wait with them.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._began: dict[int, float] = {}
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody has waited for too long already."""
+        now = time.monotonic()
+        return any(now - began > self.seconds for began in list(self._began.values()))
+
+    def __enter__(self) -> None:
+        self._began[threading.get_ident()] = time.monotonic()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        del self._began[threading.get_ident()]
 
 
 def look_up(store: EventStore, user: str, history: History, rule: Rule, *, after: int, impressions_since: int | None) -> Known:

@@ -26,7 +26,7 @@ from palate.feedback.events import ShownSlate, micros, moment
 from palate.feedback.store import Decision, EventStore
 from palate.funnel import VERBS, Funnel
 from palate.serve import served as bundles
-from palate.serve.person import Known, clock, look_up, request
+from palate.serve.person import Known, Patience, clock, look_up, request
 from palate.serve.pool import Ticket
 from palate.serve.schemas import Asker, Rank, Recommend
 from palate.serve.served import Served
@@ -38,6 +38,8 @@ STAGE = 50
 """Items of a stage that an answer shows, and of a history."""
 MONTH = 30 * 86_400_000_000
 """Microseconds: so old impressions still count as seen in vain."""
+
+WITHOUT_STORE = "the event store cannot be asked: only what the bundle learnt is known"
 
 
 class NotFound(PalateError):  # noqa: N818 - as HTTP calls it
@@ -76,6 +78,7 @@ class Service:
         self._swapping = threading.Lock()
         self._salt = os.urandom(16)
         self._gone: set[bytes] = set()
+        self._patience = Patience(settings.deadline_ms / 2000 or 5.0)
 
     # -- bundles ------------------------------------------------------------------------------------------------------------------
 
@@ -194,7 +197,7 @@ class Service:
         if ticket is not None and not ticket.claim():
             return None
         policy = "full" if why is None else "fallback"
-        said = "; ".join(part for part in (why, known.trouble) if part) or None
+        said = "; ".join(part for part in (why, WITHOUT_STORE if known.trouble else None) if part) or None
         user = asked.user if not known.forgotten else None
         if asked.record and self.settings.record:
             context = {**asked.context, "palate.policy": policy}
@@ -246,7 +249,11 @@ class Service:
             return Known()
         since = micros(datetime.now(UTC)) - MONTH if served.counts_impressions else None
         after = served.cursors.get(self.store.id, 0)
-        known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
+        if self._patience.lost:
+            known = Known(trouble=f"{self.store.where}: does not answer")
+        else:
+            with self._patience:
+                known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
         if known.trouble and self._mark(user) in self._gone:
             return Known(forgotten=True, trouble=known.trouble)
         return known
@@ -311,7 +318,12 @@ class Service:
         slate = served.funnel.slates(queries, ranked)[0]
         keep = ("item", "title", "position", "score", "probabilities", "source", "sources")
         items = [{key: entry[key] for key in keep} for entry in _items(served.funnel, slate)]
-        return {"version": served.version, "user": None if known.forgotten else asked.user, "why": known.trouble, "items": items}
+        return {
+            "version": served.version,
+            "user": None if known.forgotten else asked.user,
+            "why": WITHOUT_STORE if known.trouble else None,
+            "items": items,
+        }
 
     # -- people -------------------------------------------------------------------------------------------------------------------
 
