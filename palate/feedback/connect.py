@@ -3,7 +3,8 @@
 SQLite: a file in WAL mode with synchronous=FULL: a commit has reached the disk when it returns, readers never wait. Writers of this process
 queue for one connection; writers of other processes wait for the lock. A file that was moved away or replaced under the running process is
 noticed by its inode: SQLite itself would go on writing into a file that nobody can find again.
-PostgreSQL: synchronous_commit is on whatever the server's default; a lock that does not come within `timeout` is an error.
+PostgreSQL: synchronous_commit is on whatever the server's default; a lock that does not come within `timeout`, or a network that is silent
+for so long, is an error.
 """
 
 from __future__ import annotations
@@ -178,9 +179,12 @@ class Database:
         settings = f"-c lock_timeout={int(self.timeout * 1000)} -c synchronous_commit=on"
         given = url.query.get("options", "")
         options = " ".join([settings, given if isinstance(given, str) else " ".join(given)]).strip()
+        # A server whose machine or network has gone says nothing at all: without these a question would wait for a quarter of an hour.
+        silence = {"tcp_user_timeout": int(self.timeout * 1000), "keepalives_idle": max(1, int(self.timeout)), "keepalives_interval": 1}
+        noticed = {key: value for key, value in silence.items() if key not in url.query}
         engine = create_engine(
             url.set(drivername="postgresql+psycopg").difference_update_query(["options"]),
-            connect_args={"connect_timeout": max(2, int(self.timeout)), "options": options},
+            connect_args={"connect_timeout": max(2, int(self.timeout)), **noticed, "options": options},
             pool_size=2 if writes else READERS,
             max_overflow=0,
             pool_timeout=self.timeout,
