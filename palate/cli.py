@@ -246,6 +246,41 @@ def split_history(text: str, recommender: Recommender) -> list[str]:
     return [piece for piece in found if piece]
 
 
+@app.command(
+    epilog="Examples:  palate serve demo  |  palate serve demo --store postgresql://me@db/shop --keys keys.json --host 0.0.0.0  |  "
+    "palate serve demo --config serve.toml"
+)
+def serve(
+    bundle: Bundle,
+    store: Annotated[
+        str | None, typer.Option(help="Event store: a path or postgresql://... By default BUNDLE.events.db beside it.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; others than 127.0.0.1 need --keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one.")] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of API keys; `palate key create` makes one.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file with these and all other settings.")] = None,
+    trust: Annotated[list[str] | None, typer.Option(help="Import components of this module; may be given again.")] = None,
+) -> None:
+    """Serve a bundle: recommendations and events over HTTP, and a page for people."""
+    from palate.serve import run
+
+    run.quiet_threads()
+    from palate.serve.settings import Settings
+
+    options = {"store": store, "host": host, "port": port, "keys": keys}
+    settings = Settings.read(config, options)
+    if "store" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"store": str(bundle.absolute().parent / f"{bundle.name.partition('@')[0]}.events.db")})
+
+    def started(url: str) -> None:
+        console = _console(stderr=True)
+        console.print(
+            f"[bold]{url}[/bold]  the page for people, once {bundle} is loaded; {url}/openapi.json what it answers. Ctrl-C stops it."
+        )
+
+    run.run(settings, bundle, trust=trust or (), started=started)
+
+
 @app.command(epilog="Examples:  palate validate events.csv --user uid --item sku --time ts  |  palate validate movielens-small")
 def validate(
     file: Annotated[str, typer.Argument(help="A CSV, TSV, JSON lines, Parquet or Arrow file, or the name of a source.")],

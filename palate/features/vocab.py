@@ -14,6 +14,8 @@ from palate.types import Ints, Longs
 PAD = 0
 OOV = 1
 FIRST = 2
+FEW, SMALL = 16, 100_000
+"""So few values are looked up in a dict of so many, which a request's context needs; the whole machinery of a cast takes 300 us."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,15 @@ class Vocabulary:
     def _enum(self) -> pl.Enum:
         return pl.Enum(self.values)
 
+    @cached_property
+    def _codes(self) -> dict[str | None, int]:
+        return {None: PAD, **{value: place + FIRST for place, value in enumerate(self.values.to_list())}}
+
     def ids(self, values: pl.Series) -> Ints:
-        """Values (of any plain type) to ids. int32 [n]. Cost: one look-up in a hash table a value."""
+        """Values (of any plain type) to ids. int32 [n]. Cost: one look-up in a hash table a value; some 2 us for the few of a request."""
         strings = as_strings(values)
+        if len(strings) <= FEW and len(self.values) <= SMALL:
+            return np.array([self._codes.get(value, OOV) for value in strings.to_list()], dtype=np.int32)
         found = strings.cast(self._enum, strict=False).to_physical().cast(pl.Int32) + FIRST
         ids = found.fill_null(OOV).to_numpy().astype(np.int32)
         if strings.null_count():

@@ -32,9 +32,10 @@ from palate.serve.schemas import Asker, Rank, Recommend
 from palate.serve.served import Served
 from palate.serve.settings import Settings
 from palate.serve.shelf import Shelf
+from palate.serve.telemetry import Policy, Stage
 from palate.types import NOTHING, BundleError, Candidates, ConfigError, DataError, PalateError, Queries, Request, Slate
 
-STAGE = 50
+SHOWN = 50
 """Items of a stage that an answer shows, and of a history."""
 MONTH = 30 * 86_400_000_000
 """Microseconds: so old impressions still count as seen in vain."""
@@ -55,9 +56,9 @@ class Keeps(Protocol):
 class Watches(Protocol):
     """Who counts: `palate.serve.telemetry.Telemetry` is one."""
 
-    def stage(self, name: str, seconds: float) -> None: ...
+    def stage(self, name: Stage, seconds: float) -> None: ...
 
-    def answered(self, policy: str) -> None: ...
+    def answered(self, policy: Policy) -> None: ...
 
 
 class Service:
@@ -196,7 +197,7 @@ class Service:
         clock.lap("reasons")
         if ticket is not None and not ticket.claim():
             return None
-        policy = "full" if why is None else "fallback"
+        policy: Policy = "full" if why is None else "fallback"
         said = "; ".join(part for part in (why, WITHOUT_STORE if known.trouble else None) if part) or None
         user = asked.user if not known.forgotten else None
         if asked.record and self.settings.record:
@@ -484,7 +485,7 @@ class _Clock:
     def __init__(self, watch: Watches | None) -> None:
         self._watch, self._last = watch, time.perf_counter()
 
-    def lap(self, name: str) -> None:
+    def lap(self, name: Stage) -> None:
         now = time.perf_counter()
         if self._watch is not None:
             self._watch.stage(name, now - self._last)
@@ -515,7 +516,7 @@ def _remembered(funnel: Funnel, queries: Queries, known: Known) -> list[dict[str
     """The history that the answer rests on, newest first. Kinds are known of what the store said."""
     codes = queries.history[0].tolist()
     kinds = dict(zip(known.history, known.kinds, strict=True))
-    found = [(funnel.item_ids[code], funnel.names[code]) for code in codes[::-1][:STAGE]]
+    found = [(funnel.item_ids[code], funnel.names[code]) for code in codes[::-1][:SHOWN]]
     return [{"item": item, "title": title, "kind": kinds.get(item)} for item, title in found]
 
 
@@ -528,7 +529,7 @@ def _stages(
             "name": name,
             "items": [
                 {"item": funnel.item_ids[code], "title": funnel.names[code], "score": score}
-                for code, score in zip(found.items[0, :STAGE].tolist(), found.scores[0, :STAGE].tolist(), strict=True)
+                for code, score in zip(found.items[0, :SHOWN].tolist(), found.scores[0, :SHOWN].tolist(), strict=True)
                 if code != NOTHING
             ],
         }
@@ -550,7 +551,7 @@ def _kind(dtype: Any) -> str:
 def _plain(value: Any) -> Any:
     """A cell of the item table as JSON has it."""
     if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value][:STAGE]
+        return [_plain(entry) for entry in value][:SHOWN]
     if isinstance(value, float) and value != value:
         return None
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,12 +1,22 @@
-"""A small bundle and a service over it, without torch: what the tests of serving share."""
+"""A small bundle, a service over it without HTTP, and a real `palate serve` as a process of its own: what the tests of serving share."""
 
 from __future__ import annotations
 
+import os
+import queue
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import polars as pl
 import pytest
@@ -86,3 +96,81 @@ def serving(bundle: Path, tmp_path: Path) -> Iterator[Callable[..., Service]]:
     for writer, store in opened:
         writer.close()
         store.close()
+
+
+class Server:
+    """A running service: its address, its log so far, and the process."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+        self.lines: list[str] = []
+        self._first: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self.url = ""
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            self._first.put(line)
+        self._first.put("")
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def wait(self, seconds: float = 60) -> None:
+        """Until it is ready."""
+        until = time.monotonic() + seconds
+        while not self.url:
+            line = self._first.get(timeout=max(0.1, until - time.monotonic()))
+            found = re.search(r"http://[\w.\[\]:]+:\d+", line)
+            assert found or line, f"it did not start: {self.log}"
+            self.url = found.group() if found else ""
+        while True:
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=5).status_code == 200:
+                    return
+            except httpx.HTTPError:
+                pass
+            assert self.process.poll() is None, f"it ended: {self.log}"
+            assert time.monotonic() < until, f"not ready in time: {self.log}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        """Asks it to stop, and returns how it ended."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            code = self.process.wait(30)
+        finally:
+            self.process.kill()
+            self._reader.join(5)
+            if self.process.stderr is not None:
+                self.process.stderr.close()
+        return code
+
+
+@contextmanager
+def _running(bundle: Path, *arguments: str, wait: bool = True, environment: dict[str, str] | None = None) -> Iterator[Server]:
+    """`palate serve BUNDLE --port 0 ARGUMENTS`, until the block ends."""
+    command = [sys.executable, "-c", "from palate.cli import main; main()", "serve", str(bundle), "--port", "0", *arguments]
+    server = Server(command, {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(environment or {})})
+    try:
+        if wait:
+            server.wait()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def running() -> Callable[..., AbstractContextManager[Server]]:
+    """Runs `palate serve`: `with running(bundle, "--store", path) as server: httpx.get(f"{server.url}/v1/items")`."""
+    return _running
