@@ -118,23 +118,27 @@ class Records:
             return
         number = scope["palate.request"] = next(self._numbers)
         started, status = time.perf_counter(), 0
+        held: list[Message] = []
 
         async def watched(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            if status == 500:  # kept back: frameworks send one of their own, and then raise
+                held.append(message)
+            else:
+                await send(message)
 
         failure: Exception | None = None
         try:
-            await self.app(scope, receive, watched)
-        except Exception as error:
-            failure = error
-            if not status:
-                body = error_body(f"internal error; request {number} in the log")
-                headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-                await watched({"type": "http.response.start", "status": 500, "headers": headers})
-                await send({"type": "http.response.body", "body": body})
+            try:
+                await self.app(scope, receive, watched)
+            except Exception as error:
+                failure = error
+                if status in (0, 500):
+                    status, held = 500, internal_error(number)
+            for message in held:
+                await send(message)
         finally:
             self._record(scope, number, status or CLIENT_LEFT, time.perf_counter() - started, failure)
 
@@ -147,6 +151,13 @@ class Records:
         if logger.isEnabledFor(level):
             fields = {"request": number, "method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
             tell("request failed" if failure is not None else "request", level=level, error=failure, **fields)
+
+
+def internal_error(number: int) -> list[Message]:
+    """The answer where a handler failed: the log knows more."""
+    body = error_body(f"internal error; request {number} in the log")
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    return [{"type": "http.response.start", "status": 500, "headers": headers}, {"type": "http.response.body", "body": body}]
 
 
 def template(scope: Mapping[str, Any]) -> str:
