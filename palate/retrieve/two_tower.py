@@ -261,7 +261,12 @@ class TwoTower(Retriever):
 
     def encode_queries(self, queries: Queries) -> Floats:
         """Query vectors, float32 [B, D]; unknown users are OOV, and told by their history and context."""
-        return self._vectors(lambda rows: beside(self.encoder.encode_users(queries.take(rows)), None, self.encoder), len(queries), 0)
+
+        def encode(rows: Longs) -> Encoded:
+            part = queries if len(rows) == len(queries) else queries.take(rows)
+            return beside(self.encoder.encode_users(part), None, self.encoder)
+
+        return self._vectors(encode, len(queries), 0)
 
     def encode_items(self, items: Ints) -> Floats:
         """Item vectors, float32 [R, D]; items without events are OOV, and told by their features."""
