@@ -31,7 +31,7 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import JSONResponse, Response
 
 from palate.errors import BundleError, ConfigError, DataError, PalateError, StoreError
-from palate.feedback.events import Id, parse_events
+from palate.feedback.events import parse_events
 from palate.feedback.store import EventStore
 from palate.serve import schemas
 from palate.serve.dashboard import dashboard
@@ -56,7 +56,7 @@ TYPES = {
 }
 Scope = Literal["recommend", "events", "admin"]
 Limit = Annotated[int, Query(ge=1, le=200)]
-UserId = Annotated[Id, InPath()]
+ThisId = Annotated[str, InPath(min_length=1, max_length=256)]
 ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": schemas.Problem, "description": "No key, or an unknown one."},
     403: {"model": schemas.Problem, "description": "The key lacks the scope."},
@@ -178,7 +178,7 @@ def _routes(held: State) -> FastAPI:
         return _json(answer)
 
     @app.get("/v1/similar/{item}", response_model=schemas.Similar, dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
-    async def similar(item: Id, k: Annotated[int, Query(ge=1, le=settings.max_k)] = 10) -> Response:
+    async def similar(item: ThisId, k: Annotated[int, Query(ge=1, le=schemas.MOST)] = 10) -> Response:
         """Items that go with an item."""
         return _json(await held.pool.run(lambda _: service.similar(item, k), None, 0))
 
@@ -196,7 +196,7 @@ def _routes(held: State) -> FastAPI:
         return _json(await held.aside(service.items, query, limit, after))
 
     @app.get("/v1/items/{item}", dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
-    async def one_item(item: Id) -> Response:
+    async def one_item(item: ThisId) -> Response:
         """One item, with all that is known about it."""
         return _json(await held.aside(service.item, item))
 
@@ -221,18 +221,18 @@ def _routes(held: State) -> FastAPI:
         return _json(await held.aside(service.users, query, limit))
 
     @app.get("/v1/users/{user}", dependencies=[rules, warm], tags=["people"])
-    async def user(user: UserId) -> Response:
+    async def user(user: ThisId) -> Response:
         """What the system knows about somebody."""
         return _json(await held.aside(service.user, user))
 
     @app.delete("/v1/users/{user}", response_model=schemas.Removed, dependencies=[rules], tags=["people"])
-    async def forget(user: UserId) -> Response:
+    async def forget(user: ThisId) -> Response:
         """Forgets somebody, everywhere, and drops whatever comes of them later."""
         await held.aside(held.writer.flush, 5.0)
         return _json(await held.aside(service.forget, user))
 
     @app.post("/v1/users/{user}/readmit", dependencies=[rules], tags=["people"])
-    async def readmit(user: UserId) -> Response:
+    async def readmit(user: ThisId) -> Response:
         """Lets a forgotten person begin anew."""
         return _json(await held.aside(service.readmit, user))
 
