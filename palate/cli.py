@@ -15,6 +15,7 @@ from palate.errors import PalateError
 
 if TYPE_CHECKING:
     from palate.job import Job
+    from palate.learn.job import Learnt
     from palate.recommender import Recommender
     from palate.types import Request, Slate
 
@@ -279,6 +280,52 @@ def serve(
         )
 
     run.run(settings, bundle, trust=trust or (), started=started)
+
+
+@app.command(
+    epilog="Examples:  palate learn demo --store events.db  |  palate learn demo --every 6h  |  palate learn demo --log  |  "
+    "palate learn demo --set learn.margin=0.05 --set rank.trees=200"
+)
+def learn(
+    bundle: Bundle,
+    store: Annotated[
+        str | None, typer.Option(help="Event store: a path or postgresql://... By default BUNDLE.events.db beside it.")
+    ] = None,
+    every: Annotated[str | None, typer.Option(help="Learn again and again: 30m, 6h, 1d. SIGTERM ends it.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="How to learn (learn.margin=0.05), or another recipe to try (rank.trees=200).")
+    ] = None,
+    log: Annotated[bool, typer.Option("--log", help="Only show what was decided so far, and why.")] = False,
+    trust: Annotated[list[str] | None, typer.Option(help="Import components of this module; may be given again.")] = None,
+    json_: Json = False,
+) -> None:
+    """Learn from what happened since: a new bundle takes over if it is no worse than the one in service."""
+    from palate.feedback.store import EventStore
+    from palate.learn import command
+
+    place = store or str(bundle.absolute().parent / f"{bundle.name.partition('@')[0]}.events.db")
+    with EventStore.open(place, create=False) as opened:
+        if log:
+            decisions = opened.decisions()
+            if json_:
+                _print_json([{**one._asdict(), "time": one.time.isoformat()} for one in decisions])
+            else:
+                _console().print(command.table(decisions))
+            return
+
+        def report(learnt: Learnt | PalateError) -> None:
+            if isinstance(learnt, PalateError):
+                print(f"palate: {learnt}", file=sys.stderr)
+            elif json_:
+                _print_json(learnt.to_json())
+                sys.stdout.flush()
+            else:
+                measured = command.measures(learnt)
+                _console().print(*([measured] if measured else []), command.table([learnt.decision()]))
+                for note in learnt.notes:
+                    _console().print(f"note: {note}")
+
+        command.run(bundle, opened, changes=set_ or (), again=every, trust=trust or (), quiet=json_, report=report)
 
 
 @app.command(epilog="Examples:  palate validate events.csv --user uid --item sku --time ts  |  palate validate movielens-small")

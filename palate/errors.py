@@ -21,6 +21,10 @@ class BundleError(PalateError):
     """A bundle or checkpoint that is damaged, foreign, or written by a newer Palate."""
 
 
+class LearnError(PalateError):
+    """Learning from feedback cannot be done as things stand."""
+
+
 class StoreError(PalateError):
     """The event store cannot do what was asked. passing: the same call may succeed later (full, locked, gone for a while)."""
 

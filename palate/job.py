@@ -59,6 +59,10 @@ def reopen(folder: Path) -> tuple[Recommender, Log]:
     recommender = Recommender.load(folder)
     if not recommender.recipe:
         raise BundleError(f"{folder}: was made in Python, without a recipe; evaluate it there with `Recommender.load(...).evaluate(test)`")
+    if recommender.data.get("store"):
+        raise BundleError(
+            f"{folder}: has learnt from an event store, which holds nothing out for long; `palate learn {folder} --log` tells how it did"
+        )
     recipe = recipes.parse(recommender.recipe)
     log = recipes.read_data(recipe)
     if log.checksum != recommender.data.get("checksum"):

@@ -10,7 +10,7 @@ rec.save("bundle")
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,11 +20,11 @@ import polars as pl
 from palate import config
 from palate.features.spec import FeatureSet
 from palate.funnel import Funnel
-from palate.rank.base import Ranker
+from palate.rank.base import Labelled, Ranker
 from palate.rank.tasks import WANTED
 from palate.rerank.base import Reranker
 from palate.retrieve.base import Retriever
-from palate.types import ConfigError, Log, Request, Run, Slate
+from palate.types import ConfigError, Log, Request, Run, Slate, Warm
 
 if TYPE_CHECKING:
     from palate.evaluate import Evaluation
@@ -57,15 +57,27 @@ class Recommender:
         self.metrics: dict[str, Any] = {}
 
     def fit(
-        self, log: Log, *, seed: int = 0, device: str = "cpu", quiet: bool = True, folder: Path | None = None, resume: bool = False
+        self,
+        log: Log,
+        *,
+        seed: int = 0,
+        device: str = "cpu",
+        quiet: bool = True,
+        folder: Path | None = None,
+        resume: bool = False,
+        warm: Warm | None = None,
+        more: Callable[[Funnel, Log], Labelled | None] | None = None,
     ) -> Self:
-        """Fits every stage. folder: where checkpoints and TensorBoard files go; resume: take up the newest checkpoint there."""
-        run = Run(seed=seed, device=device, quiet=quiet, folder=folder, resume=resume)
+        """Fits every stage. folder: where checkpoints and TensorBoard files go; resume: take up the newest checkpoint there.
+
+        warm: what networks go on from. more: further examples for the ranker, see `Funnel.fit`.
+        """
+        run = Run(seed=seed, device=device, quiet=quiet, folder=folder, resume=resume, warm=warm)
         if any(hasattr(component.config, "train") for component in (*self.funnel.retrievers, self.funnel.ranker) if component is not None):
             from palate.train.trainer import Trainer
 
             run = replace(run, train=Trainer().fit)
-        self.funnel.fit(log, run)
+        self.funnel.fit(log, run, more)
         self.data = {
             "name": log.name,
             "checksum": log.checksum,

@@ -28,6 +28,7 @@ ORDER: list[tuple[str, ...]] = [
     ("recommender", "recipe"),
     ("plan",),
     ("job", "click_job"),
+    ("learn",),
     ("testing", "cli", "demo", "doctor"),
 ]
 # Rooms on one line that do see each other, and why.
