@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -577,11 +578,20 @@ def show_job(job: Job) -> None:
 
 
 def next_steps(*commands: str) -> None:
-    """What to type next."""
+    """What to type next: so that it works from here, also where the environment is not activated."""
     console = _console()
     console.print("\nNext:")
     for command in commands:
-        console.print(f"  [cyan]{command}[/cyan]", soft_wrap=True)
+        first, _, rest = command.partition(" ")
+        console.print(f"  [cyan]{program() if first == 'palate' else first} {rest}[/cyan]", soft_wrap=True)
+
+
+def program() -> str:
+    """How this program is called from here: `palate`, or the path by which it was."""
+    called = Path(sys.argv[0])
+    found = shutil.which("palate")
+    same = found is not None and called.exists() and Path(found).resolve() == called.resolve()
+    return "palate" if same or called.name != "palate" else shlex.quote(os.path.relpath(called))
 
 
 def show_slate(recommender: Recommender, heading: str, request: Request, slate: Slate) -> None:

@@ -45,6 +45,7 @@ def run(out: Path, *, quiet: bool = False, print_json: Callable[[Any], None] | N
         cli.show_slate(recommender, heading, request, slate)
     cli._console().print(f"\n[dim]{seconds:.0f} s in all[/dim]")
     cli.next_steps(
+        f"palate serve {out}    [dim]the page for people, on what was just trained[/dim]",
         f"palate recommend {out} --history 'Toy Story (1995),Heat (1995)' --filter 'year >= 1990'",
         f"open {shown(done.report)}    [dim]the results as pictures[/dim]",
         "palate recipe your-own-csv > my.toml    [dim]then palate train my.toml --out bundle[/dim]",

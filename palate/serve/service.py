@@ -90,7 +90,7 @@ class Service:
         first: BundleError | None = None
         for name in names:
             try:
-                self._served = bundles.load(self.shelf, name, self.trust)
+                self._served = self._load(name)
             except BundleError as error:
                 first = first or error
                 continue
@@ -137,7 +137,7 @@ class Service:
         try:
             before = self._served
             try:
-                fresh = bundles.load(self.shelf, name, self.trust)
+                fresh = self._load(name)
             except BundleError as error:
                 self._decide("refuse", name.rpartition("@")[2][:128], before.version if before else None, str(error))
                 raise
@@ -148,6 +148,16 @@ class Service:
             return fresh
         finally:
             self._swapping.release()
+
+    def _load(self, name: str) -> Served:
+        """A bundle that can answer with the settings of this service and of each arm."""
+        served = bundles.load(self.shelf, name, self.trust)
+        try:
+            for arm in ({}, *self.settings.arms.values()):
+                served.knobs(together(self.settings.rerank, arm))
+        except ConfigError as error:
+            raise BundleError(f"{name}: the settings of this service do not fit it: {error}") from None
+        return served
 
     def _decide(self, action: str, version: str, against: str | None, reason: str) -> None:
         with contextlib.suppress(StoreError):  # what is served does not wait for the store; the swap is in the log of the service, too
@@ -178,8 +188,7 @@ class Service:
         known = self._known(served, asked.user)
         experiment, arm = self._assign(asked.user if not known.forgotten else None)
         if why is None:
-            knobs = {**(self.settings.arms.get(arm, {}) if arm else {}), **asked.rerank}
-            funnel = served.knobs(knobs)
+            funnel = served.knobs(together(self.settings.rerank, self.settings.arms.get(arm, {}) if arm else {}, asked.rerank))
         else:
             funnel = served.fallback
         asks = self._request(served, asked, now, recommendation, known)
@@ -473,6 +482,15 @@ class Service:
             "previous": list(pointer.previous),
             "bundles": listed,
         }
+
+
+def together(*knobs: Mapping[str, Mapping[str, Any] | None]) -> dict[str, dict[str, Any] | None]:
+    """Settings of rerankers over one another, the later first; what one leaves out another may put back."""
+    merged: dict[str, dict[str, Any] | None] = {}
+    for some in knobs:
+        for name, settings in some.items():
+            merged[name] = None if settings is None else {**(merged.get(name) or {}), **settings}
+    return merged
 
 
 class Swapping(BundleError):  # noqa: N818 - nothing is wrong with a bundle

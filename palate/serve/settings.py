@@ -29,7 +29,8 @@ class Settings(config.Config):
     clock: the moment for which answers are made. `wall`: now. `log`: the end of the log that was learnt from. `auto`: `log` for a log that
         ended more than `stale_days` ago, since a model that never saw the years between would find all of it old; else `wall`.
     record: whether what is shown is written to the store, which learning and estimates need.
-    layer, arms: an A/B test, see `palate.feedback.ab`; for each arm the settings of rerankers that it changes.
+    rerank: settings of the bundle's rerankers for every request, such as a share of exploration.
+    layer, arms: an A/B test, see `palate.feedback.ab`; for each arm the settings of rerankers that it changes. A request's own go first.
     max_*: what a request may ask for at most. max_body: bytes. body_seconds, head_seconds: how long a sender may take.
     """
 
@@ -44,6 +45,7 @@ class Settings(config.Config):
     clock: Literal["auto", "wall", "log"] = "auto"
     stale_days: float = pydantic.Field(90.0, gt=0)
     record: bool = True
+    rerank: Knobs = pydantic.Field(default_factory=dict)
     layer: Layer | None = None
     arms: dict[str, Knobs] = pydantic.Field(default_factory=dict)
     max_body: int = pydantic.Field(4_194_304, ge=1024)

@@ -14,7 +14,7 @@ from palate.serve.person import clock
 from palate.serve.pool import Ticket
 from palate.serve.schemas import Rank, Recommend
 from palate.serve.service import NotFound, Service
-from palate.types import ConfigError, DataError
+from palate.types import BundleError, ConfigError, DataError
 
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 Serving = Callable[..., Service]
@@ -270,3 +270,12 @@ def test_the_clock_of_a_fresh_log_gives_events_their_times(serving: Serving) -> 
     asked = service.request_of(Recommend(user="p7", history=["f2"]), NOW, "0" * 32)
     micros = int(NOW.timestamp()) * 1_000_000
     assert (asked.history, asked.times, asked.now) == (("f1", "f2"), (micros, micros), micros)
+
+
+def test_the_service_has_settings_of_its_own_over_which_a_request_goes(serving: Serving) -> None:
+    plain = serving()
+    service = serving(rerank={"mmr": {"beta": 0.9, "pool": 30}})
+    assert items(ask(service, user="p7")) == items(ask(plain, user="p7", rerank={"mmr": {"beta": 0.9, "pool": 30}}))
+    assert items(ask(service, user="p7", rerank={"mmr": {"beta": 0.2}})) == items(ask(plain, user="p7", rerank={"mmr": {"pool": 30}}))
+    with pytest.raises(BundleError, match="films: the settings of this service do not fit it: rerank.dpp: no such key"):
+        serving(rerank={"dpp": {"theta": 0.5}})
