@@ -34,9 +34,13 @@ def test_recipes_of_a_page_are_sound(page: Path) -> None:
     import tomllib
 
     from palate import recipe as recipes
+    from palate.serve.settings import Settings
 
     for text in TOML.findall(page.read_text(encoding="utf-8")):
         given = tomllib.loads(text)
+        if text.startswith("# serve.toml"):
+            Settings.parse(given, "serve.toml")
+            continue
         funnel = {"data": {"source": "movielens-small"}, "retrieve": [{"use": "popular"}]}
         recipes.parse(given if "rows" in given.get("data", {}) else funnel | given)
 
