@@ -26,6 +26,9 @@ export function badge(mark, fresh = "new") {
   return el("span", { class: `badge ${mark.kind}`, title: words }, el("span", { "aria-hidden": "true" }, `${mark.kind === "up" ? "▲" : "▼"} ${mark.by}`), spoken(words));
 }
 
+/** The first three titles, and how many more. */
+export const few = (gone) => gone.slice(0, 3).map((one) => one.title).join("; ") + (gone.length > 3 ? ` and ${gone.length - 3} more` : "");
+
 /** "2 new, 3 moved up, 1 moved down", or "nothing changed". */
 export function summary({ counts, gone }) {
   const parts = [

@@ -57,7 +57,7 @@ function mark(name, x, y, size = 4) {
 
 function frame(width, yTicks, yFormat, y) {
   return yTicks.flatMap((at) => [
-    svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
+    svg("line", { class: "grid-line", x1: LEFT, x2: width - RIGHT, y1: y(at), y2: y(at) }),
     svg("text", { class: "tick", x: LEFT - 7, y: y(at) + 4, "text-anchor": "end" }, yFormat(at)),
   ]);
 }
@@ -68,7 +68,7 @@ const scale = (from, to, low, high) => (value) => low + ((value - from) / (to - 
 function below(labels, x, width) {
   const room = Math.max(1, Math.floor((width - LEFT) / (Math.max(...labels.map((label) => String(label).length)) * 7 + 14)));
   const every = Math.ceil(labels.length / room);
-  return labels.map((label, at) => at % every === 0 && svg("text", { class: "tick", x: x(at), y: HEIGHT - 7, "text-anchor": "middle" }, label)).filter(Boolean);
+  return labels.map((label, at) => at % every === 0 && svg("text", { class: "tick", x: x(at), y: HEIGHT - 7, "text-anchor": at && x(at) + String(label).length * 3.5 > width ? "end" : "middle" }, label)).filter(Boolean);
 }
 
 /** Bars in time, stacked by series. series: [{name, values}]. */

@@ -98,6 +98,9 @@ export const when = (time, short = false) => (time ? (short ? day : minute).form
 /** "1 thing", "2 things". */
 export const many = (count, one, more = `${one}s`) => `${whole.format(count)} ${count === 1 ? one : more}`;
 
+/** The first letter large. */
+export const capital = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");
+
 /** A value of the item table as text: lists joined, absent ones empty, long ones cut. */
 export function plain(value) {
   if (value === null || value === undefined || value === "") return "";

@@ -8,8 +8,10 @@ const FAMILIES = [
   [["freshness"], "freshness", "freshness"],
   [["epsilon_greedy", "boltzmann", "thompson", "explore_category"], "exploration", "epsilon_greedy"],
 ];
-const TEXT = ["==", "!=", "has"];
 const ORDERED = [">=", "<=", "==", "!=", ">", "<"];
+// What a rule may compare a column with, by what the column holds.
+const OPERATORS = { number: ORDERED, time: ORDERED, list: ["has", "!="], boolean: ["=="], text: ["==", "!="] };
+const EXAMPLES = { number: "1990", time: "1999-12-31", list: "one of them", boolean: "true", text: "value" };
 
 /** What a setting does, from the docstring of its Config: "beta: weight of diversity; 0 keeps the order." */
 function hints(schema) {
@@ -60,7 +62,7 @@ export function drawKnobs(turned) {
   const rerankers = about.stages.rerank;
   const resets = [];
   const soon = debounced(0, turned);
-  const more = about.limits?.k ?? about.limits?.max_k ?? 50;
+  const more = about.limits?.k ?? 50;
 
   function changed() {
     reset.disabled = !(knobs.k !== 10 || knobs.seen || knobs.filters.length || Object.keys(knobs.rerank).length);
@@ -209,31 +211,27 @@ export function drawKnobs(turned) {
 
   function filters() {
     const chips = el("ul", { class: "chips", "aria-label": "Filters" });
-    const all = [...columns(), { name: "title", type: "String" }];
+    const all = [...columns(), { name: "title", type: "text" }];
     const column = el("select", { "aria-label": "Column", onchange: () => fit() }, ...all.map((one) => el("option", { value: one.name }, one.name)));
     const operator = el("select", { "aria-label": "Comparison" });
     const value = el("input", { type: "text", "aria-label": "Value", placeholder: "value", spellcheck: "false" });
     const said = el("small", { class: "hint wrong", role: "alert" });
-    const numeric = () => /Int|Float|Decimal/.test(type()) && !/List/.test(type());
-    const type = () => all[column.selectedIndex]?.type ?? "String";
+    const type = () => all[column.selectedIndex]?.type ?? "text";
 
     function fit() {
-      const kind = type();
-      const list = /List/.test(kind);
-      const given = list ? ["has", "!="] : /String|Categorical|Enum/.test(kind) ? TEXT.slice(0, 2) : /Bool/.test(kind) ? ["=="] : ORDERED;
-      operator.replaceChildren(...given.map((one) => el("option", {}, one)));
-      value.inputMode = numeric() ? "decimal" : "text";
-      value.placeholder = numeric() ? "1990" : list ? "one of them" : "value";
+      operator.replaceChildren(...(OPERATORS[type()] ?? OPERATORS.text).map((one) => el("option", {}, one)));
+      value.inputMode = type() === "number" ? "decimal" : "text";
+      value.placeholder = EXAMPLES[type()] ?? EXAMPLES.text;
     }
 
     function add(event) {
       event.preventDefault();
       const given = value.value.trim();
       const name = /^[^\W\d][\w.]*$/.test(column.value) ? column.value : `\`${column.value}\``;
-      const bare = numeric() || /Bool/.test(type());
+      const bare = type() === "number" || type() === "boolean";
       if (!given) said.textContent = "Give a value to compare with.";
-      else if (numeric() && !Number.isFinite(Number(given))) said.textContent = `${column.value} holds numbers; write one.`;
-      else if (/Bool/.test(type()) && !/^(true|false)$/.test(given)) said.textContent = `${column.value} is true or false.`;
+      else if (type() === "number" && !Number.isFinite(Number(given))) said.textContent = `${column.value} holds numbers; write one.`;
+      else if (type() === "boolean" && !/^(true|false)$/.test(given)) said.textContent = `${column.value} is true or false.`;
       else if (column.value.includes("`")) said.textContent = "This column cannot be named in a rule.";
       else {
         const rule = `${name} ${operator.value} ${bare ? given : `"${given.replaceAll("\\", "\\\\").replaceAll('"', '\\"')}"`}`;

@@ -1,8 +1,8 @@
 // The slate: what is recommended, why, and what a click, a rating or a hide changes in the next answer.
 
 import { get, item as details, latest, post, send } from "./api.js";
-import { badge, difference, summary } from "./changes.js";
-import { announce, byId, chance, debounced, el, loading, number, percent, plain, problem } from "./dom.js";
+import { badge, difference, few, summary } from "./changes.js";
+import { announce, byId, capital, chance, debounced, el, loading, number, percent, plain, problem } from "./dom.js";
 import { drawKnobs } from "./knobs.js";
 import { columns, named, onChange, person, request, signature, state, turned } from "./state.js";
 
@@ -25,7 +25,7 @@ export function recommend(root) {
   let real = null; // the last answer that was recorded
   let sign = null;
 
-  const title = el("h1", { id: "recommend-title" }, "Recommend");
+  const title = el("h1", { id: "recommend-title", tabindex: -1 }, "Recommend");
   const rests = el("p", { class: "rests" });
   const changes = el("div", { class: "changes" });
   const list = el("ol", { class: "slate", "aria-label": "Recommended" });
@@ -33,9 +33,14 @@ export function recommend(root) {
   const empty = el("div", { class: "empty" },
     el("p", {}, "Choose a person above, or take “Somebody new” and name a few titles they like."),
     el("p", { class: "soft" }, "You will see what is recommended, why, and how each click changes it."));
-  const body = el("div", { class: "slate-column" }, title, rests, changes, list, meta);
-  const knobs = drawKnobs(() => preview());
-  root.replaceChildren(empty, el("div", { class: "two" }, body, knobs));
+  const serve = () => {
+    title.focus();
+    ask({ record: true, before: real?.items, why: "Served with these knobs" });
+  };
+  const preview = el("p", { class: "preview", hidden: true }, el("span", {}, "Preview, not recorded"), el("button", { type: "button", onclick: serve }, "Serve it"));
+  const body = el("div", { class: "slate-column" }, el("div", { class: "heading" }, title, preview), empty, rests, changes, list, meta);
+  const knobs = drawKnobs(() => soonPreview());
+  root.replaceChildren(el("div", { class: "two" }, body, knobs));
 
   // -- asking ---------------------------------------------------------------------------------------------------------------------
 
@@ -60,7 +65,7 @@ export function recommend(root) {
     }
   }
 
-  const preview = debounced(120, () => {
+  const soonPreview = debounced(120, () => {
     if (person() === null) return;
     if (real && !turned()) ask({ record: false, before: real.items, why: "With the knobs as the bundle has them" });
     else ask({ record: false, before: (real ?? answer)?.items, why: "With these knobs" });
@@ -76,20 +81,18 @@ export function recommend(root) {
     for (const id of [...rows.keys()]) if (!answer.items.some((one) => one.item === id)) rows.delete(id);
     const said = [];
     if (answer.policy === "fallback") said.push(el("p", { class: "note warn" }, `A cheaper answer: ${answer.why ?? "the whole funnel was late"}.`));
+    else if (answer.why) said.push(el("p", { class: "note warn" }, `${capital(answer.why)}.`));
     if (!answer.items.length) said.push(el("p", { class: "note" }, state.knobs.filters.length ? "Nothing passes these filters." : "There is nothing to recommend."));
     if (found) {
       const sentence = `${why}: ${summary(found)}`;
       said.push(el("p", { class: "said" }, sentence, "."));
-      if (found.gone.length) said.push(el("p", { class: "gone" }, "Gone: ", found.gone.map((one) => one.title).join("; ")));
-      announce(`${sentence}.${found.gone.length ? ` Gone: ${found.gone.map((one) => one.title).join("; ")}.` : ""}`);
+      if (found.gone.length) said.push(el("p", { class: "gone", title: found.gone.map((one) => one.title).join("\n") }, `Gone: ${few(found.gone)}`));
+      announce(`${sentence}.${found.gone.length ? ` Gone: ${few(found.gone)}.` : ""}`);
     } else if (answer.items.length) {
       announce(`${answer.items.length} recommendations for ${named()}. First: ${answer.items[0].title}.`);
     }
-    if (!said.length) said.push(el("p", { class: "note" }, "Open, like, rate or hide something, or turn a knob: the next answer follows at once, and what changed is marked."));
-    if (!answer.recorded) {
-      const serve = () => ask({ record: true, before: real?.items, why: "Served with these knobs" });
-      said.push(el("p", { class: "preview" }, el("span", {}, "A preview: not recorded, nobody was shown it."), el("button", { type: "button", onclick: serve }, "Serve it")));
-    }
+    if (!said.length) said.push(el("p", { class: "note" }, "Open, like, rate or hide something, or turn a knob: the next answer follows at once."));
+    preview.hidden = answer.recorded;
     changes.replaceChildren(...said);
     meta.replaceChildren(...facts());
     knobs.hidden = false;
@@ -120,7 +123,7 @@ export function recommend(root) {
     kept.place.textContent = one.position + 1;
     kept.title.textContent = one.title;
     kept.badge.replaceChildren(...[badge(mark)].filter(Boolean));
-    kept.reason.textContent = one.reason ? one.reason[0].toUpperCase() + one.reason.slice(1) : "";
+    kept.reason.textContent = capital(one.reason);
     kept.numbers.replaceChildren(...numbers(one));
     for (const [button, words] of kept.named) button.setAttribute("aria-label", words(one.title));
     return node;
@@ -156,7 +159,8 @@ export function recommend(root) {
     const like = label(el("button", { type: "button", onclick: () => act(now(), "like") }, "Like"), (name) => `Like ${name}`);
     kept.node = el("li", { "data-item": id },
       kept.place,
-      el("div", { class: "what" }, el("h2", {}, kept.title, kept.badge), kept.columns, kept.reason, kept.numbers),
+      el("div", { class: "what" }, el("h2", {}, kept.title, kept.badge), kept.columns, kept.reason),
+      kept.numbers,
       el("div", { class: "acts" }, open, like, stars(kept, label), hides(kept, label)));
     return kept;
   }
@@ -248,7 +252,7 @@ export function recommend(root) {
     const near = el("div", {}, loading("Looking for what is similar …"));
     dialog.replaceChildren(
       el("h2", { id: "dialog-title" }, one.title),
-      el("p", { class: "soft" }, one.reason),
+      el("p", { class: "soft" }, capital(one.reason)),
       facts,
       el("h3", {}, "Similar to it"),
       near,
@@ -305,11 +309,12 @@ export function recommend(root) {
     show() {
       const nobody = person() === null;
       empty.hidden = !nobody;
-      list.hidden = nobody;
+      for (const part of [rests, changes, list, meta]) part.hidden = nobody;
       if (nobody) {
         answer = real = sign = null;
         rows.clear();
         title.textContent = "Recommend";
+        preview.hidden = true;
         for (const part of [rests, changes, list, meta]) part.replaceChildren();
         return;
       }

@@ -1,8 +1,8 @@
 // The candidates of each stage for the same request, and what each stage changed.
 
 import { latest, post } from "./api.js";
-import { badge, difference, summary } from "./changes.js";
-import { announce, el, loading, many, number, problem } from "./dom.js";
+import { badge, difference, few, summary } from "./changes.js";
+import { announce, capital, el, loading, many, number, problem } from "./dom.js";
 import { named, person, request, signature, state, turned } from "./state.js";
 
 const LISTED = 50; // the service lists no more of a stage
@@ -79,7 +79,7 @@ export function stages(root) {
       const fresh = stage.before.items.length >= LISTED ? `from below ${LISTED}` : "new";
       list.append(...items.map((one) => line(one, badge(marks.get(one.item), fresh))));
       said = [el("p", { class: "did" }, capital(summary(top)), ".")];
-      if (top.gone.length) said.push(el("p", { class: "gone" }, "Out of the first ", k, ": ", top.gone.map((one) => one.title).join("; ")));
+      if (top.gone.length) said.push(el("p", { class: "gone" }, "Out of the first ", k, ": ", few(top.gone)));
     } else if (stage.kind === "merge") {
       const brought = (one) => found.filter((other) => other.kind === "retriever" && other.items.some((own) => own.item === one.item)).map((other) => other.name);
       list.append(...items.map((one) => line(one, null, brought(one).join(", "))));
@@ -93,8 +93,7 @@ export function stages(root) {
   }
 
   const line = (one, marked, note = "") =>
-    el("li", { "data-item": one.item }, el("span", { class: "name" }, one.title, marked ? " " : null, marked), el("small", {}, note || number(one.score)));
-  const capital = (text) => text[0].toUpperCase() + text.slice(1);
+    el("li", { "data-item": one.item }, el("span", { class: "name" }, one.title, marked ? " " : null, marked), el("small", { class: note ? "under" : null }, note || number(one.score)));
 
   return {
     show() {

@@ -60,4 +60,4 @@ export const turned = () => state.knobs.k !== 10 || state.knobs.seen || state.kn
 export const signature = () => JSON.stringify([state.mode, person(), state.titles.map((one) => one.item), state.knobs]);
 
 /** Columns of the item table that say something of an item besides its title. */
-export const columns = () => (state.about?.columns ?? []).filter((column) => column.name !== "item" && column.name !== "title");
+export const columns = () => (state.about?.columns ?? []).filter((column) => column.name !== "item" && column.name !== "title" && column.type !== "vector");

@@ -1,7 +1,7 @@
 // Ten items that would be recommended: would they want them, from 1 to 5? Their answers train what satisfies, not only what is clicked.
 
 import { item, latest, post, send } from "./api.js";
-import { announce, el, loading, problem } from "./dom.js";
+import { announce, capital, el, loading, problem } from "./dom.js";
 import { about } from "./recommend.js";
 import { named, person, request } from "./state.js";
 
@@ -52,7 +52,7 @@ export function survey(root) {
     panel.replaceChildren(
       el("label", { class: "progress" }, el("span", {}, `${place + 1} of ${slate.items.length}`), el("progress", { max: slate.items.length, value: place })),
       el("article", { class: "card question", "aria-labelledby": "asked" },
-        heading, columns, el("p", { class: "reason" }, one.reason),
+        heading, columns, el("p", { class: "reason" }, capital(one.reason)),
         el("p", { class: "would", id: "would" }, "Would you want this?"),
         el("div", { class: "scale", role: "group", "aria-labelledby": "would" }, ...buttons)),
       el("div", { class: "row" },
