@@ -14,29 +14,31 @@ import json
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import pydantic_core
 from fastapi import Depends, FastAPI, Query
 from fastapi import Path as InPath
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from palate.errors import BundleError, ConfigError, DataError, PalateError, StoreError
 from palate.feedback.events import parse_events
 from palate.feedback.store import EventStore
 from palate.serve import schemas
 from palate.serve.dashboard import dashboard
-from palate.serve.keys import AccessError, Keys
-from palate.serve.limits import Headers, Limits, allowed_hosts
+from palate.serve.keys import SCOPES, AccessError, Keys, Scope
+from palate.serve.limits import Headers, Limits, allowed_hosts, error_body
 from palate.serve.pool import Busy, Pool
 from palate.serve.records import Records, tell
 from palate.serve.service import NotFound, Service, Swapping
@@ -54,14 +56,19 @@ TYPES = {
     ".svg": "image/svg+xml",
     ".json": "application/json",
 }
-Scope = Literal["recommend", "events", "admin"]
 Limit = Annotated[int, Query(ge=1, le=200)]
 ThisId = Annotated[str, InPath(min_length=1, max_length=256)]
 ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": schemas.Problem, "description": "This is no request, or it asks for a strange host."},
     401: {"model": schemas.Problem, "description": "No key, or an unknown one."},
-    403: {"model": schemas.Problem, "description": "The key lacks the scope."},
+    403: {"model": schemas.Problem, "description": "The key lacks the scope, or a page of another site asks for a change."},
     422: {"model": schemas.Problem, "description": "What was sent cannot be used; the line says why."},
     503: {"model": schemas.Problem, "description": "Too much to do, or not ready; Retry-After says when to come again."},
+}
+BODY: dict[int | str, dict[str, Any]] = {
+    408: {"model": schemas.Problem, "description": "The body was not whole in time."},
+    413: {"model": schemas.Problem, "description": "The body is too large."},
+    415: {"model": schemas.Problem, "description": "The body is not sent as application/json."},
 }
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": schemas.Problem, "description": "Nothing has this id."}}
 
@@ -146,27 +153,22 @@ def _routes(held: State) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=ERRORS,
         generate_unique_id_function=lambda route: route.name,
     )
     app.state.held = held
+    app.router.route_class = KeyFirst
     _errors(app)
-
-    def needs(scope: Scope) -> Any:
-        async def check(request: HTTPRequest) -> None:
-            if held.keys is not None:
-                held.keys.check(request.headers.get("authorization"), scope)
-
-        check.scope = scope  # type: ignore[attr-defined]
-        return Depends(check)
 
     async def ready() -> None:
         if not service.ready:
             raise NotReady(held.failed or "no bundle is loaded yet")
 
-    asks, sends, rules, warm = needs("recommend"), needs("events"), needs("admin"), Depends(ready)
+    asks, sends, rules = (Depends(Needs(held.keys, scope)) for scope in SCOPES)
+    warm = Depends(ready)
 
-    @app.post("/v1/recommend", response_model=schemas.Recommendation, dependencies=[asks, warm], tags=["recommend"])
+    @app.post("/v1/recommend", response_model=schemas.Recommendation, dependencies=[asks, warm], responses=BODY, tags=["recommend"])
     async def recommend(body: schemas.Recommend) -> Response:
         """A slate: for a user, or for anyone with a history or a context."""
         now = datetime.now(UTC)
@@ -182,7 +184,7 @@ def _routes(held: State) -> FastAPI:
         """Items that go with an item."""
         return _json(await held.pool.run(lambda _: service.similar(item, k), None, 0))
 
-    @app.post("/v1/rank", response_model=schemas.Ranking, dependencies=[asks, warm], tags=["recommend"])
+    @app.post("/v1/rank", response_model=schemas.Ranking, dependencies=[asks, warm], responses=BODY, tags=["recommend"])
     async def rank(body: schemas.Rank) -> Response:
         """Given items in the order in which somebody would want them."""
         now = datetime.now(UTC)
@@ -205,7 +207,9 @@ def _routes(held: State) -> FastAPI:
         """What is served: stages and their settings, columns that filters may use, limits."""
         return _json({**(await held.aside(service.about)), "keys": held.keys is not None})
 
-    @app.post("/v1/events", response_model=schemas.Kept, dependencies=[sends], tags=["events"], openapi_extra=_events_schema())
+    @app.post(
+        "/v1/events", response_model=schemas.Kept, dependencies=[sends], responses=BODY, tags=["events"], openapi_extra=_events_schema()
+    )
     async def events(request: HTTPRequest) -> Response:
         """One event or a list of them: on the disk when this answers, kept once however often it is sent."""
         raw = await request.body()
@@ -244,7 +248,7 @@ def _routes(held: State) -> FastAPI:
     @app.post(
         "/v1/bundles",
         dependencies=[rules, warm],
-        responses={409: {"model": schemas.Problem, "description": "Another is being loaded."}},
+        responses={409: {"model": schemas.Problem, "description": "Another is being loaded."}, **BODY},
         tags=["bundles"],
     )
     async def swap(body: schemas.Swap) -> Response:
@@ -336,6 +340,36 @@ async def _watch(held: State) -> None:
             tell("bundle", level=logging.ERROR, action="follow", why=str(error))
 
 
+class Needs(HTTPBearer):
+    """A key with a scope, where there are keys; the OpenAPI says so, too."""
+
+    def __init__(self, keys: Keys | None, scope: Scope) -> None:
+        super().__init__(scheme_name=scope, description=f"A key of `palate key create` with the scope {scope} or admin.", auto_error=False)
+        self.keys, self.scope = keys, scope
+
+    async def __call__(self, request: HTTPRequest) -> None:  # type: ignore[override]
+        """Raises an AccessError; looks only once at a request."""
+        if self.keys is not None and request.scope.get("palate.granted") != self.scope:
+            self.keys.check(request.headers.get("authorization"), self.scope)
+            request.scope["palate.granted"] = self.scope
+
+
+class KeyFirst(APIRoute):
+    """A route that looks at the key before it looks at the body."""
+
+    def get_route_handler(self) -> Callable[[HTTPRequest], Coroutine[Any, Any, Response]]:
+        """The handler, behind what the route needs."""
+        handle = super().get_route_handler()
+        needed = [each.dependency for each in self.dependencies if isinstance(each.dependency, Needs)]
+
+        async def checked(request: HTTPRequest) -> Response:
+            for need in needed:
+                await need(request)
+            return await handle(request)
+
+        return checked
+
+
 class NotReady(PalateError):  # noqa: N818 - it passes
     """Nothing can be answered yet."""
 
@@ -345,7 +379,7 @@ def _errors(app: FastAPI) -> None:
 
     def said(status: int, headers: dict[str, str] | None = None) -> Callable[[HTTPRequest, Exception], Awaitable[Response]]:
         async def answer(request: HTTPRequest, error: Exception) -> Response:
-            return JSONResponse({"error": str(error)}, status, headers)
+            return _problem(str(error), status, headers)
 
         return answer
 
@@ -358,27 +392,27 @@ def _errors(app: FastAPI) -> None:
 
     async def of_bundle(request: HTTPRequest, error: Exception) -> Response:
         nowhere = "no earlier bundle" in str(error)
-        return JSONResponse({"error": str(error)}, 409 if nowhere else 422)
+        return _problem(str(error), 409 if nowhere else 422)
 
     async def of_store(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, StoreError)
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": "2" if error.passing else "60"})
+        return _problem(str(error), 503, {"Retry-After": "2" if error.passing else "60"})
 
     async def busy(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, (Busy, Overloaded))
-        return JSONResponse({"error": str(error)}, 503, {"Retry-After": str(max(1, round(error.seconds)))})
+        return _problem(str(error), 503, {"Retry-After": str(max(1, round(error.seconds)))})
 
     async def access(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, AccessError)
-        return JSONResponse({"error": str(error)}, error.status, dict(error.headers))
+        return _problem(str(error), error.status, dict(error.headers))
 
     async def invalid(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return JSONResponse({"error": _first(error.errors())}, 422)
+        return _problem(_first(error.errors()), 422)
 
     async def http(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return JSONResponse({"error": str(error.detail)}, error.status_code, error.headers)
+        return _problem(str(error.detail), error.status_code, error.headers)
 
     app.add_exception_handler(BundleError, of_bundle)
     app.add_exception_handler(StoreError, of_store)
@@ -387,6 +421,12 @@ def _errors(app: FastAPI) -> None:
     app.add_exception_handler(AccessError, access)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _problem(line: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    """An error as one line that is not too long, whatever it quotes."""
+    line = " ".join(line.split())
+    return Response(error_body(line if len(line) <= 500 else f"{line[:497]}..."), status, headers, media_type="application/json")
 
 
 def _first(errors: Sequence[Any]) -> str:

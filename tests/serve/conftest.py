@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import queue
 import re
@@ -14,7 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import httpx
 import numpy as np
@@ -23,6 +26,7 @@ import pytest
 
 import palate
 from palate.feedback.store import EventStore
+from palate.serve.app import create
 from palate.serve.service import Service
 from palate.serve.settings import Settings
 from palate.serve.shelf import Shelf
@@ -174,3 +178,102 @@ def _running(bundle: Path, *arguments: str, wait: bool = True, environment: dict
 def running() -> Callable[..., AbstractContextManager[Server]]:
     """Runs `palate serve`: `with running(bundle, "--store", path) as server: httpx.get(f"{server.url}/v1/items")`."""
     return _running
+
+
+class Answer(NamedTuple):
+    """What the application in this process answered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Application:
+    """The whole application in this process, asked without sockets: `app.ask("POST", "/v1/recommend", {"user": "p3"}).json()`."""
+
+    def __init__(self, bundle: Path, **settings: Any) -> None:
+        self.app = create(Settings(**settings), bundle)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+        self._said: queue.Queue[str] = queue.Queue()
+        self._started, self._stop = False, asyncio.Event()
+        self._life = asyncio.run_coroutine_threadsafe(self.app({"type": "lifespan", "state": {}}, self._told, self._say), self.loop)
+        assert self._said.get(timeout=30) == "lifespan.startup.complete"
+        until = time.monotonic() + 60
+        while self.ask("GET", "/health/ready").status != 200:
+            assert time.monotonic() < until, "not ready in time"
+            time.sleep(0.01)
+
+    async def _told(self) -> dict[str, Any]:
+        if not self._started:
+            self._started = True
+            return {"type": "lifespan.startup"}
+        await self._stop.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def _say(self, message: Any) -> None:
+        self._said.put(message["type"])
+
+    def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, headers: dict[str, str] | None = None) -> Answer:
+        """body: bytes as they are, anything else as JSON. path: with its query; escapes are as they would be on the wire."""
+        return asyncio.run_coroutine_threadsafe(self.send(method, path, body, key=key, headers=headers), self.loop).result(60)
+
+    async def send(
+        self, method: str, path: str, body: Any = None, *, key: str | None = None, headers: dict[str, str] | None = None
+    ) -> Answer:
+        """The same on the application's own loop."""
+        raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"host": "127.0.0.1", "content-length": str(len(raw)), **({"content-type": "application/json"} if raw else {})}
+        given |= {"authorization": f"Bearer {key}"} if key else {}
+        place, _, query = path.partition("?")
+        scope = {
+            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "scheme": "http", "method": method,
+            "path": unquote(place), "raw_path": place.encode(), "query_string": query.encode(), "root_path": "", "state": {},
+            "headers": [(name.encode(), value.encode("latin-1")) for name, value in (given | (headers or {})).items()],
+            "server": ("127.0.0.1", 80), "client": ("127.0.0.1", 5),
+        }  # fmt: skip
+        asked, status, told, came = False, 0, {}, b""
+
+        async def receive() -> dict[str, Any]:
+            nonlocal asked
+            if asked:
+                await asyncio.sleep(3600)
+            asked = True
+            return {"type": "http.request", "body": raw, "more_body": False}
+
+        async def take(message: Any) -> None:
+            nonlocal status, told, came
+            if message["type"] == "http.response.start":
+                status, told = message["status"], {name.decode(): value.decode() for name, value in message["headers"]}
+            else:
+                came += message.get("body", b"")
+
+        await self.app(scope, receive, take)
+        return Answer(status, told, came)
+
+    def close(self) -> None:
+        """As a server stops it."""
+        self.loop.call_soon_threadsafe(self._stop.set)
+        self._life.result(60)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(10)
+        self.loop.close()
+
+
+@contextmanager
+def _application(bundle: Path, **settings: Any) -> Iterator[Application]:
+    made = Application(bundle, **settings)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def application() -> Callable[..., AbstractContextManager[Application]]:
+    """Makes applications in this process: `with application(bundle, store="events.db") as app: app.ask("GET", "/v1/items")`."""
+    return _application
