@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import pydantic_core
 from fastapi import Depends, FastAPI, Query
@@ -47,6 +47,9 @@ from palate.serve.shelf import Shelf
 from palate.serve.telemetry import Telemetry
 from palate.serve.writer import Overloaded, Writer
 
+T = TypeVar("T")
+STORE_SECONDS = 15.0
+"""How long somebody waits for the store, whose own timeouts are shorter: what is left is a server that takes questions and says nothing."""
 LOOK_SECONDS = 1.0
 """Between looks at what the shelf points to."""
 TYPES = {
@@ -84,7 +87,8 @@ class State:
         self.writer = Writer(self.store)
         self.service = Service(Shelf(folder), self.store, self.writer, settings, trust=trust, watch=self.telemetry)
         self.pool = Pool(settings.workers, settings.waiting, _one_thread_each)
-        self.side = ThreadPoolExecutor(4, thread_name_prefix="side")  # the store, lists, loading: nothing that a slate waits for
+        self.side = ThreadPoolExecutor(4, thread_name_prefix="side")  # lists, loading: nothing that a slate waits for
+        self.asking = ThreadPoolExecutor(4, thread_name_prefix="store")  # apart from those, since a store may hang
         self.failed: str | None = None
         self.telemetry.watch_queue("answers", lambda: self.pool.busy)
         self.telemetry.watch_queue("events", lambda: self.writer.waiting[0])
@@ -94,8 +98,20 @@ class State:
     def close(self) -> None:
         self.pool.close()
         self.side.shutdown(wait=False, cancel_futures=True)
-        self.writer.close()
+        self.asking.shutdown(wait=False, cancel_futures=True)
+        self.writer.close(10.0)
         self.store.close()
+
+    async def ask(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Runs something that waits for the store, which may hang: nobody waits for it longer than STORE_SECONDS."""
+        return await self.patiently(asyncio.get_running_loop().run_in_executor(self.asking, work, *arguments))
+
+    async def patiently(self, answer: Awaitable[T]) -> T:
+        """The answer, or a StoreError after STORE_SECONDS."""
+        try:
+            return await asyncio.wait_for(answer, STORE_SECONDS)
+        except TimeoutError:
+            raise StoreError(f"{self.store.where}: does not answer; try again", passing=True) from None
 
     async def aside(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Runs something that waits in a thread of its own kind."""
@@ -188,7 +204,7 @@ def _routes(held: State) -> FastAPI:
     async def rank(body: schemas.Rank) -> Response:
         """Given items in the order in which somebody would want them."""
         now = datetime.now(UTC)
-        return _json(await held.pool.run(lambda _: service.rank(body, now), None, 0))
+        return _json(await held.patiently(held.pool.run(lambda _: service.rank(body, now), None, 0)))
 
     @app.get("/v1/items", dependencies=[asks, warm], tags=["recommend"])
     async def items(
@@ -215,30 +231,30 @@ def _routes(held: State) -> FastAPI:
         raw = await request.body()
         batch = await held.aside(_parsed, raw, settings.max_events)
         done = held.writer.events(batch)
-        kept = await asyncio.wrap_future(done)
+        kept = await held.patiently(asyncio.wrap_future(done))
         telemetry.events(**kept._asdict())
         return _json(kept._asdict())
 
     @app.get("/v1/users", dependencies=[rules, warm], tags=["people"])
     async def users(query: Annotated[str, Query(max_length=256)] = "", limit: Limit = 20) -> Response:
         """Ids of users that the bundle has learnt from, by their beginning."""
-        return _json(await held.aside(service.users, query, limit))
+        return _json(await held.ask(service.users, query, limit))
 
     @app.get("/v1/users/{user}", dependencies=[rules, warm], tags=["people"])
     async def user(user: ThisId) -> Response:
         """What the system knows about somebody."""
-        return _json(await held.aside(service.user, user))
+        return _json(await held.ask(service.user, user))
 
     @app.delete("/v1/users/{user}", response_model=schemas.Removed, dependencies=[rules], tags=["people"])
     async def forget(user: ThisId) -> Response:
         """Forgets somebody, everywhere, and drops whatever comes of them later."""
-        await held.aside(held.writer.flush, 5.0)
-        return _json(await held.aside(service.forget, user))
+        await held.ask(held.writer.flush, 5.0)
+        return _json(await held.ask(service.forget, user))
 
     @app.post("/v1/users/{user}/readmit", dependencies=[rules], tags=["people"])
     async def readmit(user: ThisId) -> Response:
         """Lets a forgotten person begin anew."""
-        return _json(await held.aside(service.readmit, user))
+        return _json(await held.ask(service.readmit, user))
 
     @app.get("/v1/bundles", dependencies=[rules, warm], tags=["bundles"])
     async def bundles() -> Response:
@@ -275,12 +291,12 @@ def _routes(held: State) -> FastAPI:
     async def board(days: Annotated[int, Query(ge=1, le=366)] = 28) -> Response:
         """Traffic, clicks by position, coverage, calibration, events, versions, A/B tests and off-policy estimates."""
         served = service.served
-        await held.aside(held.writer.flush, 2.0)
+        await held.ask(held.writer.flush, 2.0)
 
         def make() -> dict[str, Any]:
             return dashboard(held.store, version=served.version, catalogue=len(served.funnel.item_ids), days=days, now=datetime.now(UTC))
 
-        return _json(await held.aside(make))
+        return _json(await held.ask(make))
 
     @app.get("/health/live", tags=["health"])
     async def live() -> Response:
