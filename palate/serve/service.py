@@ -10,6 +10,7 @@ Every method may be called from any thread. An answer is made from one bundle, w
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -117,12 +118,21 @@ class Service:
         return self._replace(name, "promote", lambda: self.shelf.promote(name), "asked for")
 
     def roll_back(self) -> Served:
-        """Puts the bundle before into service again."""
+        """Puts the bundle before into service again; where that is damaged, the one before it."""
         pointer = self.shelf.pointer()
         there = [name for name in pointer.previous if name in self.shelf.names()]
         if not there:
             raise BundleError(f"{pointer.bundle}: no earlier bundle to go back to")
-        return self._replace(there[-1], "roll back", lambda: self.shelf.roll_back(), "asked for")
+        refused: BundleError | None = None
+        for name in reversed(there):
+            try:
+                return self._replace(name, "roll back", functools.partial(self.shelf.roll_back, name), "asked for")
+            except Swapping:
+                raise
+            except BundleError as error:
+                refused = refused or error
+        assert refused is not None
+        raise refused
 
     def follow(self) -> Served | None:
         """Takes up what the shelf points to, if that has changed. Returns the new bundle; None if there is nothing new."""

@@ -89,13 +89,15 @@ class Shelf:
         if now.bundle != name:
             self._point(Pointer(name, (*now.previous, now.bundle)[-KEPT:]))
 
-    def roll_back(self) -> str:
-        """Puts the bundle before into service again, and returns its name."""
-        previous = [name for name in self.pointer().previous if name in self.names()]
-        if not previous:
+    def roll_back(self, to: str | None = None) -> str:
+        """Puts the bundle before into service again, or the earlier one that is named, and returns its name."""
+        names = self.names()
+        previous = [name for name in self.pointer().previous if name in names]
+        if not previous or (to is not None and to not in previous):
             raise BundleError(f"{self.current()}: no earlier bundle to go back to")
-        self._point(Pointer(previous[-1], tuple(previous[:-1])))
-        return previous[-1]
+        place = len(previous) - 1 if to is None else len(previous) - 1 - previous[::-1].index(to)
+        self._point(Pointer(previous[place], tuple(previous[:place])))
+        return previous[place]
 
     def version(self, name: str) -> str:
         """Of a bundle: 12 hexadecimal digits of its manifest's checksum. The manifest holds the checksums of all else."""

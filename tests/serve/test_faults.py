@@ -486,7 +486,8 @@ def test_a_damaged_bundle_is_refused_and_the_old_one_goes_on(shared: Running) ->
         time.sleep(1.3)
         assert shared.recommend(user="u1")["version"] == version
         assert shared.client.get("/health/ready").json() == {"ready": True, "version": version}
-    pointer.unlink()
+    # going back passes over the damaged one in between
+    pointer.write_text(json.dumps({"bundle": BROKEN, "previous": ["plain"]}))
     good = plain.with_name("plain@" + "1" * 12)
     shutil.copytree(plain, good)
     manifest = json.loads((good / "manifest.json").read_text())

@@ -44,6 +44,12 @@ def test_going_back_and_forth(tmp_path: Path) -> None:
     shelf.promote(second)
     shelf.promote(second)  # it is there already
     shelf.promote(third)
+    with pytest.raises(BundleError, match="no earlier bundle to go back to"):
+        shelf.roll_back(third)
+    assert shelf.roll_back("demo") == "demo"
+    assert shelf.pointer() == ("demo", ())
+    shelf.promote(second)
+    shelf.promote(third)
     assert shelf.roll_back() == second
     shutil.rmtree(tmp_path / "demo")
     with pytest.raises(BundleError, match=r"demo@\w{12}: no earlier bundle to go back to"):
