@@ -246,6 +246,8 @@ class History:
             every = self._item_events(np.arange(self.n_items, dtype=np.int32), np.full(self.n_items, now[0]))
             return np.append(every, 0)[items]
         starts, ends = self._bounds(self._by_item.offsets, items)
+        if not len(self) or (len(now) and int(now.min()) > int(self.event_times[-1])):
+            return ends - starts  # all of them: a request after the end of the log
         # Events are in order of time, so "before now" is "among the first so many": the search runs on int32 row numbers.
         return bisect(self._by_item.order, starts, ends, np.searchsorted(self.event_times, now)) - starts
 

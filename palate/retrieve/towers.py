@@ -64,8 +64,19 @@ class Towers(nn.Module):
             queries = heads[torch.arange(size, device=heads.device), batch.extra["task"].long()]
         else:
             queries = self.blended(heads)
-        items = self.item(torch.cat((batch.dense[:, self.dense :], embedded[:, self.sparse :].flatten(1)), 1))
-        return queries, functional.normalize(items) if self.cosine else items
+        return queries, self.items(batch, embedded)
+
+    def side(self, batch: Batch, tower: int) -> Tensor:
+        """The vectors of one tower alone, 0 of queries and 1 of items, for serving: what `forward` gives at that place."""
+        embedded = self.embeddings(batch.sparse)
+        if tower:
+            return self.items(batch, embedded)
+        return self.blended(self.heads(batch.dense[:, : self.dense], embedded[:, : self.sparse]))
+
+    def items(self, batch: Batch, embedded: Tensor) -> Tensor:
+        """Item vectors [M, D]: of the dense and embedded columns behind the query's."""
+        vectors: Tensor = self.item(torch.cat((batch.dense[:, self.dense :], embedded[:, self.sparse :].flatten(1)), 1))
+        return functional.normalize(vectors) if self.cosine else vectors
 
     def heads(self, dense: Tensor, embedded: Tensor) -> Tensor:
         """The query's vector for each task: dense [B, F], embedded [B, S, D] -> [B, T, D]."""

@@ -278,7 +278,7 @@ class TwoTower(Retriever):
         with torch.no_grad():  # not inference_mode: the CPU kernels of FBGEMM are registered for autograd only
             for start in range(0, size, ROWS):
                 rows = np.arange(start, min(start + ROWS, size))
-                vectors[rows] = self.network(collate(encode(rows)).to(device))[tower].float().cpu().numpy()
+                vectors[rows] = self.network.side(collate(encode(rows)).to(device), tower).float().cpu().numpy()
         return vectors
 
     def retrieve(self, queries: Queries, k: int) -> Candidates:

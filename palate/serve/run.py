@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import socket
 import sys
@@ -38,6 +39,7 @@ def run(settings: Settings, bundle: Path, *, trust: Sequence[str] = (), started:
     from palate.serve.limits import protocol
 
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(50_000, 20, 50)
     listener = bind(settings)
     try:
         app = create(settings, bundle, trust=trust)
@@ -51,7 +53,7 @@ def run(settings: Settings, bundle: Path, *, trust: Sequence[str] = (), started:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=17,  # longer than anybody waits for a store that hangs
         )
         server = uvicorn.Server(config)
         if started is not None:

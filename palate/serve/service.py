@@ -10,6 +10,7 @@ Every method may be called from any thread. An answer is made from one bundle, w
 from __future__ import annotations
 
 import contextlib
+import gc
 import functools
 import hashlib
 import os
@@ -162,6 +163,9 @@ class Service:
     def _load(self, name: str) -> Served:
         """A bundle that can answer with the settings of this service and of each arm."""
         served = bundles.load(self.shelf, name, self.trust)
+        # What was loaded stays: the collector of garbage need not walk through a million items again and again.
+        gc.collect()
+        gc.freeze()
         try:
             for arm in ({}, *self.settings.arms.values()):
                 served.knobs(together(self.settings.rerank, arm))
@@ -291,7 +295,7 @@ class Service:
             exclude=[item for item in asked.exclude if ids.has_item(item)],
             seen=asked.seen,
             now=at,
-            seed=int(recommendation[:15], 16),
+            seed=int(recommendation[:15], 16) if any(reranker.draws for reranker in served.funnel.rerankers) else None,
         )
 
     def _assign(self, user: str | None) -> tuple[str, str] | tuple[None, None]:
