@@ -99,7 +99,7 @@ class State:
         self.pool.close()
         self.side.shutdown(wait=False, cancel_futures=True)
         self.asking.shutdown(wait=False, cancel_futures=True)
-        self.writer.close(10.0)
+        self.writer.close(5.0)
         self.store.close()
 
     async def ask(self, work: Callable[..., Any], *arguments: Any) -> Any:
@@ -159,7 +159,7 @@ def _routes(held: State) -> FastAPI:
                 task.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*tasks)
-            await held.aside(held.writer.flush, 10.0)
+            await held.aside(held.writer.flush, 5.0)
             held.close()
 
     app = FastAPI(
