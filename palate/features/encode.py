@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -64,6 +64,8 @@ class Encoder:
         self._last: tuple[weakref.ref[Queries], dict[str, Any]] | None = None
         self._by_name = {feature.name: feature for feature in features.features}
         self._ids = next((f.name for f in features.features if isinstance(f, Categorical) and f.source == "item"), None)
+        self._features: dict[Side, list[Base]] = {side: self._of(side) for side in ("all", "user", "item")}
+        self._item_side = {feature.name for feature in self._features["item"] if not isinstance(feature, Crossed)}
         self._inputs: dict[Side, Inputs] = {side: self._inputs_of(side) for side in ("all", "user", "item")}
 
     @classmethod
@@ -154,8 +156,8 @@ class Encoder:
         """What a network is built for: all features, or those `encode_users` gives, or those `encode_items` gives."""
         return self._inputs[side]
 
-    def _of(self, side: Side) -> Iterator[Base]:
-        return (feature for feature in self.features.features if side in ("all", feature.side))
+    def _of(self, side: Side) -> list[Base]:
+        return [feature for feature in self.features.features if side in ("all", feature.side)]
 
     def _inputs_of(self, side: Side) -> Inputs:
         dense: list[str] = []
@@ -198,7 +200,7 @@ class Encoder:
         sparse: dict[str, Ragged] = {}
         one_each = np.arange(count + 1, dtype=np.int64)
         place = 0
-        for feature in self._of(side):
+        for feature in self._features[side]:
             values = self._values(feature, queries, rows, items)
             if isinstance(values, Ragged):
                 sparse[feature.name] = values
@@ -211,7 +213,7 @@ class Encoder:
 
     def _values(self, feature: Base, queries: Queries | None, rows: Longs | None, items: Ints) -> Column:
         """One feature of all rows. rows None: a row a query."""
-        if feature.side == "item" and not isinstance(feature, Crossed):
+        if feature.name in self._item_side:
             return take(self._tables[feature.name], items)
         if isinstance(feature, Crossed):
             return self._cross(feature, queries, rows, items)

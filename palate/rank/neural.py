@@ -269,7 +269,8 @@ class NeuralRanker(Ranker):
 
     def _score(self, model: nn.Module, queries: Queries, candidates: Candidates, encoder: Encoder) -> Floats:
         scores = np.full((*candidates.items.shape, len(self.inputs.tasks)), -np.inf, dtype=np.float32)
-        model.eval()
+        if model.training:
+            model.eval()
         with torch.no_grad():
             for _, block in Pairs.of(candidates).blocks(BLOCK):
                 batch = collate(self._encode(encoder, queries, candidates, block)).to(self.device)

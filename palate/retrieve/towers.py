@@ -241,14 +241,20 @@ def beside(query: Encoded | None, item: Encoded | None, encoder: Encoder) -> Enc
     """Queries and items in the same rows. The shorter side, or the one left out, ends in rows of zeros and empty bags."""
     rows = max(len(side) for side in (query, item) if side is not None)
     dense, sparse = [], {}
+    nothing = Ragged(np.zeros(rows + 1, dtype=np.int64), np.zeros(0, dtype=np.int32))
     for encoded, inputs in ((query, encoder.inputs("user")), (item, encoder.inputs("item"))):
         known = 0 if encoded is None else len(encoded)
         dense.append(np.zeros((rows, len(inputs.dense)), dtype=np.float32))
         if encoded is not None:
             dense[-1][:known] = encoded.dense
         for feature in inputs.sparse:
-            ids = Ragged.of([]) if encoded is None else encoded.sparse[feature.name]
-            sparse[feature.name] = Ragged(np.pad(ids.offsets, (0, rows - known), mode="edge"), ids.values)
+            if encoded is None:
+                sparse[feature.name] = nothing
+                continue
+            ids = encoded.sparse[feature.name]
+            sparse[feature.name] = (
+                ids if known == rows else Ragged(np.append(ids.offsets, np.full(rows - known, ids.offsets[-1])), ids.values)
+            )
     return Encoded(np.concatenate(dense, axis=1), sparse, together(encoder.inputs("user"), encoder.inputs("item")))
 
 

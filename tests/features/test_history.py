@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palate.data.log import read
 from palate.features.history import History, bisect, joined, only
 from palate.types import NOBODY, NOTHING, ConfigError, DataError, Log, Queries, Ragged, Request
 
@@ -193,3 +194,28 @@ def test_joined_and_only(rows: list[tuple[list[int], list[int], bool]]) -> None:
     assert lists(joined(first, second)) == [one + two for one, two, _ in rows]
     keep = np.array([row[2] for row in rows], dtype=bool)
     assert lists(only(first, keep)) == [one if kept else [] for one, _, kept in rows]
+
+
+def test_counts_of_one_moment_are_those_of_a_search() -> None:
+    """Requests ask about nearly the same moments: what is kept between them gives what the search gives, whatever the order."""
+    rng = np.random.default_rng(0)
+    events, items = 3000, 50
+    frame = pl.DataFrame(
+        {
+            "user": [f"u{code}" for code in rng.integers(0, 20, events)],
+            "item": [f"i{code}" for code in rng.integers(0, items, events)],
+            "time": np.sort(rng.integers(0, 1000, events)),
+        }
+    )
+    history = History.of(read(frame))
+    asked = rng.integers(-1, history.n_items, 40).astype(np.int32)
+    moments = [500, 500, 501, 499, 520, 480, 500, 900, 901, 900, 100, 5000, 0, 501, 902]
+    for moment in moments:
+        now = np.full(len(asked), moment * 1_000_000, dtype=np.int64)
+        by_hand = [0 if code < 0 else int((history.event_items[history.event_times < moment * 1_000_000] == code).sum()) for code in asked]
+        assert history.item_counts(asked, now).tolist() == by_hand
+        recent = history.item_counts(asked, now, 30_000_000)
+        earlier = [
+            0 if code < 0 else int((history.event_items[history.event_times < (moment - 30) * 1_000_000] == code).sum()) for code in asked
+        ]
+        assert recent.tolist() == [all_ - old for all_, old in zip(by_hand, earlier, strict=True)]
