@@ -186,9 +186,16 @@ class History:
                     raise ConfigError(f"request.context.{key}: {unknown_key(key, self.context.columns)}")
         if not self.context.width:
             return None
+        if len(requests) == 1 and not requests[0].context:
+            return self._no_context
         return pl.DataFrame(
             [_as_column(name, [request.context.get(name) for request in requests], dtype) for name, dtype in self.context.schema.items()]
         )
+
+    @cached_property
+    def _no_context(self) -> pl.DataFrame:
+        """The context of one request that brings none."""
+        return pl.DataFrame([_as_column(name, [None], dtype) for name, dtype in self.context.schema.items()])
 
     @cached_property
     def _user_codes(self) -> dict[str, int]:
