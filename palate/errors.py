@@ -26,8 +26,11 @@ class LearnError(PalateError):
 
 
 class StoreError(PalateError):
-    """The event store cannot do what was asked. passing: the same call may succeed later (full, locked, gone for a while)."""
+    """The event store cannot do what was asked. passing: the same call may succeed later (full, locked, gone for a while).
 
-    def __init__(self, message: str, *, passing: bool = False) -> None:
+    brief: what strangers may be told, which is not where the store lies.
+    """
+
+    def __init__(self, message: str, *, passing: bool = False, brief: str = "cannot do this now") -> None:
         super().__init__(message)
-        self.passing = passing
+        self.passing, self.brief = passing, brief

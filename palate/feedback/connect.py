@@ -106,20 +106,23 @@ class Database:
     def explain(self, error: SQLAlchemyError) -> StoreError:
         """A database's error as one line."""
         if isinstance(error, TimeoutError):
-            return StoreError(f"{self.where}: busy: no connection was free for {self.timeout:g} s; try again", passing=True)
+            return self._error(f"busy: no connection was free for {self.timeout:g} s; try again", passing=True)
         given = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
         said = " ".join(str(given).split())[:300]
         code = str(getattr(given, "sqlite_errorname", None) or getattr(given, "sqlstate", None) or "")
         for codes, message, passing in _MEANINGS:
             if code.startswith(codes):
-                return StoreError(f"{self.where}: {message.format(seconds=f'{self.timeout:g} s')} ({said})", passing=passing)
+                return self._error(message.format(seconds=f"{self.timeout:g} s"), f" ({said})", passing=passing)
         if not self.path and isinstance(error, DBAPIError) and (error.connection_invalidated or not code):
-            return StoreError(f"{self.where}: the server cannot be reached; see that it runs ({said})", passing=True)
+            return self._error("the server cannot be reached; see that it runs", f" ({said})", passing=True)
         return StoreError(f"{self.where}: {said}")
 
     def gone(self) -> StoreError:
         """The error for a SQLite file that was taken away."""
-        return StoreError(f"{self.where}: the file was moved away or replaced; put it back, then try again", passing=True)
+        return self._error("the file was moved away or replaced; put it back, then try again", passing=True)
+
+    def _error(self, brief: str, said: str = "", *, passing: bool) -> StoreError:
+        return StoreError(f"{self.where}: {brief}{said}", passing=passing, brief=brief)
 
     def _need_file(self, path: Path, create: bool) -> None:
         if path.is_file():

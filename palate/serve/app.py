@@ -111,7 +111,8 @@ class State:
         try:
             return await asyncio.wait_for(answer, STORE_SECONDS)
         except TimeoutError:
-            raise StoreError(f"{self.store.where}: does not answer; try again", passing=True) from None
+            brief = "does not answer; try again"
+            raise StoreError(f"{self.store.where}: {brief}", passing=True, brief=brief) from None
 
     async def aside(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Runs something that waits in a thread of its own kind."""
@@ -412,7 +413,8 @@ def _errors(app: FastAPI) -> None:
 
     async def of_store(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, StoreError)
-        return _problem(str(error), 503, {"Retry-After": "2" if error.passing else "60"})
+        tell("store", level=logging.WARNING, why=str(error))
+        return _problem(f"event store: {error.brief}", 503, {"Retry-After": "2" if error.passing else "60"})
 
     async def busy(request: HTTPRequest, error: Exception) -> Response:
         assert isinstance(error, (Busy, Overloaded))

@@ -103,7 +103,7 @@ class Writer:
         future: Future[Appended] = Future()
         with self._changed:
             if self._stopped is not None:
-                raise StoreError(f"{self.store.where}: {self._stopped}", passing=True)
+                raise self._over(self._stopped)
             waits = self._events_in - self._events_out
             if waits and waits + len(batch) > self.room:
                 seconds = 5 if self._trouble else min(60, math.ceil(waits * self._pace))
@@ -170,7 +170,7 @@ class Writer:
                 self._dropped += self._slates_in - self._slates_out
                 self._events_out, self._slates_out = self._events_in, self._slates_in
                 self._changed.notify_all()
-            lost = StoreError(f"{self.store.where}: {self._stopped}", passing=True)
+            lost = self._over(self._stopped or "")
             for batch in batches:
                 if not batch.future.done():
                     with suppress(InvalidStateError):  # cancelled meanwhile
@@ -300,6 +300,9 @@ class Writer:
                 self._retry_at = time.monotonic() + self._pause
                 self._pause = min(2 * self._pause, LAST_RETRY)
             self._changed.notify_all()
+
+    def _over(self, reason: str) -> StoreError:
+        return StoreError(f"{self.store.where}: {reason}", passing=True, brief=reason)
 
     def _stop(self, reason: str) -> None:
         with self._changed:

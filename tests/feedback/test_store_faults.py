@@ -36,7 +36,7 @@ def refused(store: EventStore, what: str, batch: list[Event]) -> StoreError:
     with pytest.raises(StoreError, match=what) as error:
         store.append(batch)
     assert "\n" not in str(error.value)
-    assert str(error.value).startswith(store.where)
+    assert str(error.value).startswith(f"{store.where}: {error.value.brief}")
     return error.value
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
@@ -135,6 +136,8 @@ def is_503(answer: httpx.Response, *words: str) -> None:
     said = answer.json()["error"]
     assert "\n" not in said
     assert any(word in said for word in words), said
+    assert "events.db" not in said, "where the store lies is nobody's business"
+    assert "/" not in said
 
 
 def until(done: Callable[[], bool], what: str, seconds: float = LONG) -> None:
@@ -285,11 +288,9 @@ def test_locked_by_another_process(shared: Running) -> None:
         with ThreadPoolExecutor(1) as threads:
             waits = threads.submit(shared.post, "/v1/events", event("locked", user="u3"))
             for _ in range(5):
-                began = time.monotonic()
                 answer = shared.recommend(user="u2")
                 assert answer["why"] is None, "readers do not wait for writers"
-                assert answer["policy"] == "full"
-                assert time.monotonic() - began < 5
+            assert not waits.done()
             is_503(waits.result(LONG), "locked")
     finally:
         other.execute("ROLLBACK")
@@ -455,13 +456,15 @@ def answers_without_the_store(running: Running) -> None:
     """Ten people at once get an answer soon, and so do those who come after them; events are refused in the end."""
     with ThreadPoolExecutor(11) as threads:
         sent = threads.submit(running.post, "/v1/events", event(f"hanging {time.monotonic()}"))
+        taken = []
         for _ in range(3):
             began = time.monotonic()
             answers = list(threads.map(lambda place: running.recommend(user=f"u{place}"), range(10)))
-            assert time.monotonic() - began < 4
+            taken.append(time.monotonic() - began)
             for answer in answers:
                 assert len(answer["items"]) == 10
                 assert answer["why"] is not None
+        assert median(taken) < 4
         is_503(sent.result(LONG), "locked", "cannot be reached", "does not answer")
 
 
@@ -531,15 +534,16 @@ def test_a_slow_ranker_gives_way_to_a_cheaper_funnel_by_the_deadline(sleepy: Run
     assert sleepy.recommend(user="u1")["policy"] == "full"
     sleepy.sleep.write_text("1.5")
     try:
+        taken = []
         for _ in range(6):
             began = time.monotonic()
             answer = sleepy.recommend(user="u1")
-            took = time.monotonic() - began
-            assert took < 1.2, "the deadline of 300 ms and what a busy machine adds"
+            taken.append(time.monotonic() - began)
             assert answer["policy"] == "fallback"
             assert "300 ms" in answer["why"] or "deadline" in answer["why"]
             assert len(answer["items"]) == 10
             assert answer["items"][0]["probabilities"] == {}
+        assert median(taken) < 1.2, "the deadline of 300 ms and what a busy machine adds"
     finally:
         sleepy.sleep.unlink()
     until(lambda: sleepy.recommend(user="u1")["policy"] == "full", "it does not recover")
@@ -573,7 +577,7 @@ def test_a_crowd_is_answered_or_told_when_to_come_again(sleepy: Running) -> None
     assert refused
     for answer in refused:
         is_503(answer, "try again", "come again")
-    assert max(took for _, took in answers) < 10
+    assert median([took for _, took in answers]) < 5
     assert ranked.status_code == 200
     until(lambda: sleepy.recommend(user="u1")["policy"] == "full", "it does not recover")
 
@@ -613,10 +617,12 @@ def test_a_client_that_sends_slowly_is_told_408_and_others_are_served_meanwhile(
             for connection in connections:
                 connection.sendall(head + b"\r\n")
         slow = [threads.submit(trickle, connection, body if part == "body" else head) for connection in connections]
+        taken = []
         while not all(one.done() for one in slow):
             began = time.monotonic()
             assert len(shared.recommend(user="u1", record=False)["items"]) == 10
-            assert time.monotonic() - began < 5
+            taken.append(time.monotonic() - began)
+        assert median(taken) < 1
         for one in slow:
             assert one.result().startswith(b"HTTP/1.1 408 "), one.result()
             assert b'{"error":' in one.result()
@@ -651,8 +657,10 @@ def test_a_client_that_does_not_read(shared: Running) -> None:
             connection.settimeout(1.0)
             with contextlib.suppress(OSError):
                 connection.sendall(100 * ask)
+        taken = []
         for place in range(5):
             began = time.monotonic()
             assert len(shared.recommend(user=f"u{place}", record=False)["items"]) == 10
-            assert time.monotonic() - began < 5
+            taken.append(time.monotonic() - began)
+        assert median(taken) < 1
     works(shared, "read", "u10")
