@@ -35,9 +35,12 @@ Observe = Callable[[str, str, int, float], None]
 
 
 def configure(level: str = "INFO", stream: TextIO | None = None) -> logging.Handler:
-    """Sends all logs of this process to `stream` (standard error) as JSON lines. Start uvicorn with `log_config=None, access_log=False`."""
+    """Sends all logs of this process to `stream` (standard error): JSON lines, or words where a person watches a terminal.
+
+    Start uvicorn with `log_config=None, access_log=False`.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(Lines())
+    handler.setFormatter(Words() if handler.stream.isatty() else Lines())
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
@@ -76,6 +79,22 @@ class Lines(logging.Formatter):
         if record.exc_info and record.exc_info[1] is not None:
             line["error"] = describe(record.exc_info[1])
         return json.dumps(line, default=lambda value: type(value).__name__)
+
+
+class Words(Lines):
+    """The same for somebody who watches: `09:14:03  POST /v1/recommend  200  7.1 ms`. What uvicorn tells of itself is left out."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line, but for an exception, which comes in JSON behind it."""
+        line = json.loads(super().format(record))
+        at = datetime.fromtimestamp(record.created).strftime("%H:%M:%S")
+        event, level = line.pop("event"), line.pop("level")
+        if event == "request":
+            return f"{at}  {line['method']:<6} {line['route']:<24} {line['status']}  {line['ms']:.1f} ms"
+        for told in ("time", "logger"):
+            line.pop(told, None)
+        more = "  ".join(f"{name} {value if isinstance(value, (str, int, float)) else json.dumps(value)}" for name, value in line.items())
+        return f"{at}  {event if level == 'info' else f'{level}: {event}'}{'  ' if more else ''}{more}"
 
 
 def _template(record: logging.LogRecord) -> str:

@@ -242,3 +242,27 @@ def test_a_real_server_logs_json_lines_and_no_addresses_or_paths(lines: Any) -> 
     assert [line["route"] for line in told if line["event"].startswith("request")] == ["/v1/users/{id}", "/v1/fails/{id}"]
     text = json.dumps(told)
     assert not [word for word in ("ann", "ANN", "5ec2e7", "Traceback") if word in text]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_words() -> None:
+    root, stream = logging.getLogger(), Terminal()
+    kept, level = root.handlers[:], root.level
+    try:
+        configure("INFO", stream)
+        tell("request", request=3, method="POST", route="/v1/recommend", status=200, ms=7.13)
+        tell("ready", version="c8a92193f9f4", milliseconds=7.2)
+        tell("bundle", level=logging.ERROR, action="follow", why="items.parquet is damaged")
+    finally:
+        root.handlers[:] = kept
+        root.setLevel(level)
+    lines = [line.partition("  ")[2] for line in stream.getvalue().splitlines()]
+    assert lines == [
+        "POST   /v1/recommend            200  7.1 ms",
+        "ready  version c8a92193f9f4  milliseconds 7.2",
+        "error: bundle  action follow  why items.parquet is damaged",
+    ]
