@@ -276,9 +276,7 @@ def serve(
 
     def started(url: str) -> None:
         console = _console(stderr=True)
-        console.print(
-            f"[bold]{url}[/bold]  the page for people, once {bundle} is loaded; {url}/openapi.json what it answers. Ctrl-C stops it."
-        )
+        console.print(f"[bold]{url}[/bold]  opens the page once {bundle} is loaded and this says ready; Ctrl-C stops it", soft_wrap=True)
 
     run.run(settings, bundle, trust=trust or (), started=started)
 

@@ -45,12 +45,13 @@ def configure(level: str = "INFO", stream: TextIO | None = None) -> logging.Hand
     for old in root.handlers[:]:
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    root.setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))  # other libraries tell much that nobody asked for
+    logger.setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi"):
         theirs = logging.getLogger(name)
         theirs.handlers.clear()
         theirs.propagate = True
-        theirs.setLevel(logging.NOTSET)
+        theirs.setLevel(logging.WARNING if handler.stream.isatty() else level.upper())
     access = logging.getLogger("uvicorn.access")  # it would tell paths
     access.handlers.clear()
     access.propagate = False

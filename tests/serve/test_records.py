@@ -35,6 +35,7 @@ def lines() -> Iterator[Any]:
     yield lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if line.get("logger") != "httpx"]
     root.handlers[:] = kept
     root.setLevel(level)
+    logging.getLogger("palate.serve").setLevel(logging.NOTSET)
 
 
 def application() -> FastAPI:
@@ -114,7 +115,7 @@ def test_probes_are_told_only_when_asked_for(lines: Any) -> None:
     app = Records(application())
     ask(app, "GET", "/health/live")
     assert lines() == []
-    logging.getLogger().setLevel("DEBUG")
+    logging.getLogger("palate.serve").setLevel("DEBUG")
     ask(app, "GET", "/health/live")
     assert [line["route"] for line in lines() if line["event"] == "request"] == ["/health/live"]
 
@@ -260,6 +261,7 @@ def test_a_terminal_gets_words() -> None:
     finally:
         root.handlers[:] = kept
         root.setLevel(level)
+        logging.getLogger("palate.serve").setLevel(logging.NOTSET)
     lines = [line.partition("  ")[2] for line in stream.getvalue().splitlines()]
     assert lines == [
         "POST   /v1/recommend            200  7.1 ms",
