@@ -35,7 +35,7 @@ from palate.progress import Steps
 from palate.rank.base import Examples, Labelled, Ranker
 from palate.rank.blend import Blend
 from palate.rank.calibrate import Calibrator
-from palate.rank.tasks import WANTED, Task, aftermath, check, label, says
+from palate.rank.tasks import WANTED, Task, aftermath, check, label, ratings, says
 from palate.rerank.base import LOG_SLATE, PROPENSITY, Reranker
 from palate.rerank.brought import set_aside, with_brought
 from palate.rerank.rules import allowed
@@ -185,16 +185,17 @@ class Funnel:
             merged = self.candidates(queries, np.bincount(early.positives().item_codes, minlength=log.n_items) == 0)[1]
             labels = label(self.tasks, log, happened, merged.items)
             own = len(queries)
-            others = more(self, early) if more else None
-            if others is not None and len(others.queries):
-                queries, merged, labels = _above(Labelled(queries, merged, labels), others)
-                groups = np.concatenate([groups, others.queries.users])
+            for others in (self._rated(log, early, run.seed), more(self, early) if more else None):
+                if others is not None and len(others.queries):
+                    queries, merged, labels = _above(Labelled(queries, merged, labels), others)
+                    groups = np.concatenate([groups, others.queries.users])
             check(self.tasks, labels, log.name)
             found: Bools = np.asarray((labels[:, :, 0] > 0).any(axis=1))
             validation = _share(groups, self.config.validation, run.seed)
             if not found[validation].any() or not found[~validation].any():
                 validation = np.arange(len(queries)) % 5 == 0
-            examples = Examples(self.encoder, queries, merged, labels, validation, tuple(task.name for task in self.tasks))
+            names, before_cut = tuple(task.name for task in self.tasks), {task.name: ratings(task, early) for task in self._ratings}
+            examples = Examples(self.encoder, queries, merged, labels, validation, names, before_cut)
         with steps.step(f"rank: {self.ranker.name}"):
             self.ranker.fit(examples, run)
             if getattr(self.ranker, "curves", None):
@@ -207,6 +208,30 @@ class Funnel:
                     column, truth = scores[:, :, place][held.present], held_labels[:, :, place][held.present]
                     self.calibrators[task.name] = Calibrator(self.config.calibration).fit(column, truth)
             self._order(scores, held)  # so that a blend which is no number is found now, and not by a request
+
+    @property
+    def _ratings(self) -> tuple[Task, ...]:
+        return tuple(task for task in self.tasks if task.kind == "rating")
+
+    def _rated(self, log: Log, early: Log, seed: int) -> Labelled | None:
+        """Ratings after the cut, each with a list of its item alone: a rating tells, whether or not the retrievers bring what was rated."""
+        last = np.full(log.n_users, np.iinfo(np.int64).min)
+        np.maximum.at(last, early.user_codes, early.times)
+        told = np.zeros(len(log), dtype=np.bool_)
+        for task in self._ratings:
+            told |= says(task, log) & log.events["value"].is_not_null().to_numpy()
+        rows = np.flatnonzero(told & (log.times > last[log.user_codes]))
+        if not len(rows):
+            return None
+        if len(rows) > self.config.queries:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, self.config.queries, replace=False))
+        queries = self.history.queries(log.user_codes[rows], log.times[rows])
+        if log.context:
+            queries = replace(queries, context=log.events.select(log.context)[rows])
+        items, happened = log.item_codes[rows][:, None], Ragged(np.arange(len(rows) + 1, dtype=np.int64), rows)
+        labels = label(self.tasks, log, happened, items)
+        labels[:, :, [task.kind != "rating" for task in self.tasks]] = np.nan  # what a rating says of anything else is said elsewhere
+        return Labelled(queries, self._given(queries, items), labels)
 
     def _cut(self, log: Log, positives: Log, run: Run, warm: Warm | None = None) -> tuple[Log, Queries, Ragged, Ints]:
         """The log before the cut; queries after it; for each query the rows of the log that tell what then happened, and its user.
@@ -398,6 +423,13 @@ class Funnel:
         Of an item that the retrievers bring the ranker is told what they said, of any other nothing: just as it was in training. Nothing is
         blocked. Cost: as `candidates` and `rank`.
         """
+        given = self._given(queries, items)
+        if self.ranker is not None:
+            return self.rank(queries, given)
+        return given.reorder(np.argsort(-given.scores, axis=1, kind="stable"))
+
+    def _given(self, queries: Queries, items: Ints) -> Candidates:
+        """Given items [B, K] with what the retrievers say of those that they bring."""
         free = replace(queries, blocked=Ragged(np.zeros(len(queries) + 1, dtype=np.int64), queries.blocked.values[:0]), allowed=None)
         merged = self.candidates(free)[1]
         same = (items[:, :, None] == merged.items[:, None, :]) & (items != NOTHING)[:, :, None]
@@ -407,11 +439,7 @@ class Funnel:
             features[name] = np.where(brought, np.take_along_axis(column, place, 1), np.nan).astype(np.float32)
         source = np.where(brought, np.take_along_axis(merged.source, place, 1), np.int8(-1)).astype(np.int8)
         scores = np.where(brought, np.take_along_axis(merged.scores, place, 1), np.where(items == NOTHING, -np.inf, 0)).astype(np.float32)
-        given = Candidates(items, scores, merged.sources, source, features)
-        if self.ranker is not None:
-            return self.rank(queries, given)
-        order = np.argsort(-scores, axis=1, kind="stable")
-        return given.reorder(order)
+        return Candidates(items, scores, merged.sources, source, features)
 
     def slates(self, queries: Queries, final: Candidates, verbs: Mapping[int, str] | None = None) -> list[Slate]:
         """The lists as people see them: raw ids, probabilities, propensities, and a reason for each item.

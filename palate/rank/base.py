@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self
 
 import numpy as np
 import pydantic
 
 from palate import config
+from palate.rank.baseline import Rated
 from palate.rank.blend import Blend
 from palate.rank.tasks import WANTED, Kind, Task
 from palate.types import Bools, Candidates, DataError, Floats, Ints, Longs, Queries, Run, Warm
@@ -24,7 +25,8 @@ class Examples:
     """Labelled candidates: what the retrievers really brought, and what happened afterwards.
 
     queries: Q queries as of the cut. candidates: [Q, K]. labels: float32 [Q, K, T], one column a task; NaN where it is unknown.
-    validation: bool [Q], queries held back for early stopping and calibration.
+    validation: bool [Q], queries held back for early stopping and calibration. rated: for a task that is a rating, by its name, the ratings
+    before the cut, from which candidates may be told by who rates and what is rated.
     """
 
     encoder: Encoder
@@ -33,6 +35,7 @@ class Examples:
     labels: Floats
     validation: Bools
     tasks: tuple[str, ...] = ("label",)
+    rated: Mapping[str, Rated] = field(default_factory=dict)
 
 
 class Labelled(NamedTuple):
@@ -70,7 +73,10 @@ class Ranker(config.Component, ABC):
                 if names.count(task.name) > 1:
                     raise ValueError(f"tasks: two are called {task.name!r}")
                 if task.kind not in self.kinds:
-                    raise ValueError(f'tasks: {task.name!r} is a {task.kind}, this ranker learns only clicks; use = "multitask" learns all')
+                    learns = " and ".join(f"{kind}s" for kind in self.kinds)
+                    raise ValueError(
+                        f'tasks: {task.name!r} is a {task.kind}, this ranker learns only {learns}; use = "multitask" learns all'
+                    )
             if self.blend is not None:
                 Blend.parse(self.blend, names)
             return self

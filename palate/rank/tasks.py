@@ -21,6 +21,7 @@ from palate import config
 from palate.features.history import Timeline
 from palate.metrics import amounts, pointwise
 from palate.metrics.ranking import hits
+from palate.rank.baseline import Rated
 from palate.rank.blend import FUNCTIONS
 from palate.types import NOTHING, Bools, ConfigError, Floats, Ints, Log, Longs, Ragged, SplitError, offsets_of
 
@@ -147,6 +148,12 @@ def says(task: Task, log: Log) -> Bools:
         if kind not in there:
             raise ConfigError(f"task {task.name!r}: the log has no event of kind {kind!r}; it has {', '.join(there)}")
     return log.events["kind"].cast(pl.String).is_in(list(task.events)).to_numpy()
+
+
+def ratings(task: Task, log: Log) -> Rated:
+    """All that a log has of a task that is a rating."""
+    rated = log.where(says(task, log) & log.events["value"].is_not_null().to_numpy())
+    return Rated(rated.user_codes, rated.item_codes, rated.events["value"].to_numpy().astype(np.float32))
 
 
 def _column(task: Task, log: Log, queries: Longs, events: Ints, items: Ints) -> Floats:

@@ -63,7 +63,8 @@ def events(*rows: tuple[str, str, str | None, float, dict[str, Any]]) -> pl.Data
         }
         for n, (kind, user, item, hours, more) in enumerate(rows)
     ]
-    return pl.DataFrame(made, schema={**schema, "recommendation": pl.String, "query": pl.String})
+    whole: Any = {**schema, "recommendation": pl.String, "query": pl.String}
+    return pl.DataFrame(made, schema=whole)
 
 
 @pytest.fixture
