@@ -60,7 +60,7 @@ TYPES = {
     ".json": "application/json",
 }
 Limit = Annotated[int, Query(ge=1, le=200)]
-ThisId = Annotated[str, InPath(min_length=1, max_length=256)]
+ThisId = Annotated[str, InPath(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$")]
 ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"model": schemas.Problem, "description": "This is no request, or it asks for a strange host."},
     401: {"model": schemas.Problem, "description": "No key, or an unknown one."},
@@ -180,7 +180,8 @@ def _routes(held: State) -> FastAPI:
 
     async def ready() -> None:
         if not service.ready:
-            raise NotReady(held.failed or "no bundle is loaded yet")
+            told = held.failed if held.keys is None else held.failed and "no bundle can be loaded; the log of the service says why"
+            raise NotReady(told or "no bundle is loaded yet")
 
     asks, sends, rules = (Depends(Needs(held.keys, scope)) for scope in SCOPES)
     warm = Depends(ready)

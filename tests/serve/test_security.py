@@ -8,10 +8,12 @@ import logging
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import pytest
 
@@ -128,6 +130,29 @@ def test_a_route_is_for_its_scope(guarded: Guarded, method: str, template: str) 
 @pytest.mark.parametrize("body", [b"{", b"[" * 100_000, b'{"user": "a", "none": 1}', b"\xff"])
 def test_a_body_is_not_looked_at_without_a_key(guarded: Guarded, path: str, body: bytes) -> None:
     assert guarded.app.ask("POST", path, body).status == 401
+
+
+def test_strangers_are_not_told_where_things_lie(films: Path, tmp_path: Path, application: Any) -> None:
+    bundle = Path(shutil.copytree(films, tmp_path / "films"))
+    (bundle / "items.parquet").write_bytes(b"damaged")
+    _, key = keyring.create(tmp_path / "keys.json", "one", ["admin"])
+    for keys in (None, tmp_path / "keys.json"):
+        with application(bundle, ready=False, store=str(tmp_path / "events.db"), keys=keys) as app:
+            until = time.monotonic() + 30
+            while (answer := app.ask("GET", "/health/ready")).json()["error"] == "no bundle is loaded yet":
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            assert (answer.status, "retry-after" in answer.headers) == (503, True)
+            assert (str(tmp_path) in answer.json()["error"]) == (keys is None)
+            assert app.ask("GET", "/v1/about", key=key).status == 503
+
+
+@pytest.mark.parametrize("user", ["%00", "p3%00", "%0a", "p3%1b[31m", "%7f", "x" * 257])
+def test_ids_that_no_store_could_hold_are_refused(free: Any, user: str) -> None:
+    for method, path in (("GET", f"/v1/users/{user}"), ("DELETE", f"/v1/users/{user}"), ("POST", f"/v1/users/{user}/readmit")):
+        assert free.ask(method, path).status == 422
+    assert free.ask("GET", f"/v1/items/{user}").status == 422
+    assert free.ask("POST", "/v1/recommend", {"user": unquote(user)}).status == 422
 
 
 @pytest.mark.parametrize(
