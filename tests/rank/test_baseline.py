@@ -15,7 +15,7 @@ def test_biases_by_hand() -> None:
     found = Baseline.fit(RATED, 3, 3)
     assert (found.mean, found.least, found.most) == (3.0, 1.0, 5.0)
     np.testing.assert_allclose(found.items, np.array([[0, 2], [0, 1], [0, 0]]))
-    np.testing.assert_allclose(found.users, [[2 / 12, 2], [-2 / 11, 1], [0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(found.users, np.array([[2 / 12, 2], [-2 / 11, 1], [0, 0]]), rtol=1e-6)
     users, items = np.array([0, 1, 2, -1], np.int32), np.array([0, 1, 2, 0], np.int32)
     np.testing.assert_allclose(found(users, items), [3 + 2 / 12, 3 - 2 / 11, 3, 3], rtol=1e-6)
     np.testing.assert_allclose(found.columns(users, items)[0], [2 / 12, 2, 0, 2], rtol=1e-6)
