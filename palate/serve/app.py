@@ -362,7 +362,8 @@ class Needs(HTTPBearer):
     """A key with a scope, where there are keys; the OpenAPI says so, too."""
 
     def __init__(self, keys: Keys | None, scope: Scope) -> None:
-        super().__init__(scheme_name=scope, description=f"A key of `palate key create` with the scope {scope} or admin.", auto_error=False)
+        scopes = " or ".join(dict.fromkeys([scope, "admin"]))
+        super().__init__(scheme_name=scope, description=f"A key of `palate key create` with the scope {scopes}.", auto_error=False)
         self.keys, self.scope = keys, scope
 
     async def __call__(self, request: HTTPRequest) -> None:  # type: ignore[override]
@@ -514,6 +515,10 @@ def _page(app: FastAPI) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return answer("index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return answer("docs.html")
 
     @app.get("/page/{name}", include_in_schema=False)
     async def page(name: str) -> Response:

@@ -66,6 +66,8 @@ def test_every_route_answers(client: httpx.Client) -> None:
     assert "traffic" in client.get("/v1/dashboard").json()
     described = client.get("/openapi.json").json()
     assert {"/v1/recommend", "/v1/events", "/v1/similar/{item}", "/v1/users/{user}"} <= set(described["paths"])
+    for path in ("/docs", "/page/docs.js", "/page/docs.css"):
+        assert client.get(path).status_code == 200
     page = client.get("/")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "default-src 'self'" in page.headers["content-security-policy"]
