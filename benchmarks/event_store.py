@@ -80,6 +80,7 @@ def measure(url: str, events: int, size: int, users: int, seed: int) -> dict[str
             parsing, writing = parsing + parsed - start, writing + written - parsed
             on_processor += time.process_time() - processor
         count = events // size * size
+        store_cursor = store.cursor() - count // 10  # as behind a bundle that has learnt from nine tenths
         return {
             "database": store.where.partition("://")[0] if "://" in store.where else f"SQLite {sqlite3.sqlite_version}",
             "events": store.cursor() - before,
@@ -91,6 +92,7 @@ def measure(url: str, events: int, size: int, users: int, seed: int) -> dict[str
             "seen": quantiles(store.seen, people),
             "hidden": quantiles(store.hidden, people),
             "impressions": quantiles(store.impressions, people),
+            "person": quantiles(lambda person: store.person(person, after=store_cursor, impressions_since=0), people),
         }
 
 
