@@ -359,6 +359,10 @@ class EventStore:
         """The cursor behind the newest event: what is kept later comes after it."""
         return self._read(lambda connection: connection.scalar(select(func.max(EVENT.seq)))) or 0
 
+    def slate_cursor(self) -> int:
+        """The cursor behind the newest slate."""
+        return self._read(lambda connection: connection.scalar(select(func.max(SLATE.seq)))) or 0
+
     def counts(self, since: int = 0, until: int = 2**62) -> list[Count]:
         """Events by hour, kind, placement and position, oldest first. They were counted when kept, and stay when people are forgotten."""
         count = tables.counts

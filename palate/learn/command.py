@@ -99,13 +99,13 @@ def table(decisions: Sequence[Decision]) -> Table:
     from rich.text import Text
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for name in ("time (UTC)", "decision", "version", "against"):
+    for name in ("time (UTC)", "decision", "version"):
         made.add_column(name, no_wrap=True, vertical="top")
     made.add_column("why", overflow="fold")
     colours = {"promote": "green", "refuse": "yellow", "fail": "red"}
     for one in decisions:
         style = colours.get(one.action, "")
-        made.add_row(_second(one.time), Text(one.action, style=style), one.version, one.against or "", Text(one.reason))
+        made.add_row(_second(one.time), Text(one.action, style=style), one.version, Text(one.reason))
     return made
 
 

@@ -55,7 +55,8 @@ class Settings(gate.Settings):
     least: wanted events that must be new before anything is done. holdout: the share of the new events, the newest, to judge by.
     warm: networks go on from those in service; False fits everything anew. epochs: the share of its own epochs that such a network trains;
     replay: older events it learns again for each new one.
-    shown: the ranker also learns from slates and what came of them; join: how the two are joined. keep: earlier bundles kept to go back to.
+    shown: the ranker also learns from slates and what came of them; join: how the two are joined; slates: so many, the newest, are read.
+    keep: earlier bundles kept to go back to.
     """
 
     least: int = pydantic.Field(200, ge=1)
@@ -65,6 +66,7 @@ class Settings(gate.Settings):
     replay: float = pydantic.Field(1.0, ge=0, allow_inf_nan=False)
     shown: bool = True
     join: joins.Settings = joins.Settings()
+    slates: int = pydantic.Field(200_000, ge=1)
     keep: int = pydantic.Field(3, ge=1)
 
 
@@ -157,7 +159,7 @@ class _Work:
             return self._say("wait", few, {"events": wanted.height})
         # The newest of what is wanted is held out, with all that was kept after it: cursors rise in the order of commits.
         cut = int(wanted["seq"][wanted.height - max(1, round(settings.holdout * wanted.height)) - 1])
-        slates = export.slate_frame(self.store)
+        slates = export.slate_frame(self.store, max(0, self.store.slate_cursor() - settings.slates))
         seed = int(self.serving.data.get("seed", 0))
         people = gate.held_out(new.filter(pl.col("seq") > cut), slates, self.rule, settings, seed)
         measures: dict[str, float] = {"events": wanted.height, "held_out": int((wanted["seq"] > cut).sum()), "people": len(people)}

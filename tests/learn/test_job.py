@@ -77,6 +77,22 @@ def test_a_candidate_that_may_be_worse_is_refused_and_leaves_nothing(bundle: Pat
     assert sorted(path.name for path in bundle.parent.iterdir()) == [".bundle.learn", "bundle"]
 
 
+def test_only_the_newest_slates_are_looked_at(bundle: Path, store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    from palate.feedback import export
+
+    seen: list[int] = []
+    whole = export.slate_frame
+
+    def watched(store: EventStore, after: int = 0) -> pl.DataFrame:
+        seen.append(after)
+        return whole(store, after)
+
+    monkeypatch.setattr(export, "slate_frame", watched)
+    learn(bundle, store, settings=LENIENT.model_copy(update={"slates": 100}))
+    assert seen == [store.slate_cursor() - 100]
+    assert whole(store, seen[0])["recommendation"].n_unique() == 100
+
+
 def test_too_little_is_waited_for(bundle: Path, store: EventStore) -> None:
     few = learn(bundle, store, settings=Settings(least=100_000))
     assert (few.action, few.against) == ("wait", None)

@@ -172,8 +172,8 @@ def test_rating_stump_by_hand() -> None:
 
 
 def test_ratings_before_the_cut_are_where_trees_begin() -> None:
-    """By hand: 25 people rated item 0 with 5 and item 1 with 1 (some of them say so again after the cut, which counts once), so mu = 3 and
-    the biases of the items are 25 x 2 / (25 + 25) = 1 and -1; of the people nothing is left. Trees of a rate of nothing leave that as it is."""
+    """By hand: 25 people rated item 0 with 5 and item 1 with 1 (some say so again after the cut, which counts once), so mu = 3 and the
+    biases of the items are 25 x 2 / (25 + 25) = 1 and -1; of the people nothing is left. Trees of a rate of nothing leave it as it is."""
     rated = Rated(np.arange(50, dtype=np.int32) % 25, np.arange(50, dtype=np.int32) // 25, np.repeat([5.0, 1.0], 25).astype(np.float32))
     examples = replace(lists_of_two([(5, 1)] * 12, [(0.0, 0.0)] * 12), tasks=("stars",), rated={"stars": rated})
     ranker = GBDT(**{**STUMP, "learning_rate": 1e-9}, tasks=RATING).fit(examples)
