@@ -82,29 +82,3 @@ export function send(user, events) {
   const time = new Date().toISOString();
   return post("/v1/events", events.map((event) => ({ id: fresh(), user, time, ...event })));
 }
-
-// Rows of the item table, asked for once each and a few at a time.
-const known = new Map();
-let running = 0;
-const waiting = [];
-
-export function item(id) {
-  if (!known.has(id)) {
-    const asked = new Promise((done, failed) => waiting.push({ id, done, failed }));
-    asked.catch(() => known.delete(id));
-    known.set(id, asked);
-    next();
-  }
-  return known.get(id);
-}
-
-function next() {
-  while (running < 4 && waiting.length) {
-    const { id, done, failed } = waiting.shift();
-    running += 1;
-    get(`/v1/items/${encodeURIComponent(id)}`).then(done, failed).finally(() => {
-      running -= 1;
-      next();
-    });
-  }
-}

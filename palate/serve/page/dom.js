@@ -39,13 +39,15 @@ export function problem(error, again) {
 
 export const loading = (what) => el("p", { class: "loading" }, what);
 
-/** A function that runs once its calls have stopped for a while. */
+/** A function that runs once its calls have stopped for a while; its `cancel` forgets the last of them. */
 export function debounced(wait, work) {
   let timer;
-  return (...given) => {
+  const later = (...given) => {
     clearTimeout(timer);
     timer = setTimeout(() => work(...given), wait);
   };
+  later.cancel = () => clearTimeout(timer);
+  return later;
 }
 
 /** Asks a question that closes what is under it. Resolves to true if it was confirmed. */

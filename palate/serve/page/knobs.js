@@ -1,6 +1,6 @@
 // The knobs: rerankers, filters and the length of the slate, made from what the bundle says of itself.
 
-import { debounced, el, many } from "./dom.js";
+import { el, many } from "./dom.js";
 import { columns, state } from "./state.js";
 
 const FAMILIES = [
@@ -61,12 +61,11 @@ export function drawKnobs(turned) {
   const { about, knobs } = state;
   const rerankers = about.stages.rerank;
   const resets = [];
-  const soon = debounced(0, turned);
   const more = about.limits?.k ?? 50;
 
   function changed() {
     reset.disabled = !(knobs.k !== 10 || knobs.seen || knobs.filters.length || Object.keys(knobs.rerank).length);
-    soon();
+    turned();
   }
 
   /** Remembers one setting of a reranker; as the bundle has it means not to name it at all. */

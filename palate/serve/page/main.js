@@ -2,12 +2,11 @@
 
 import { get, key } from "./api.js";
 import { byId, el, problem } from "./dom.js";
-import { recommend } from "./recommend.js";
 import { onChange, state } from "./state.js";
 import { drawWho } from "./who.js";
 
 const VIEWS = {
-  recommend: { title: "Recommend", person: true, make: async () => recommend },
+  recommend: { title: "Recommend", person: true, make: async () => (await import("./recommend.js")).recommend },
   stages: { title: "Stages", person: true, make: async () => (await import("./stages.js")).stages },
   survey: { title: "Survey", person: true, make: async () => (await import("./survey.js")).survey },
   person: { title: "Person", person: true, make: async () => (await import("./person.js")).personView },
@@ -67,10 +66,26 @@ async function start() {
     return;
   }
   byId("key").hidden = true;
-  const { version, data } = state.about;
-  byId("version").replaceChildren(el("span", {}, data?.name ?? "bundle"), el("code", { title: "The version of the bundle" }, version));
+  nameVersion();
   drawn = drawWho();
   await show();
+}
+
+function nameVersion() {
+  const { version, data } = state.about;
+  byId("version").replaceChildren(el("span", {}, data?.name ?? "bundle"), el("code", { title: "The version of the bundle" }, version));
+}
+
+/** Another bundle was put into service. Its stages may have other knobs: then the page begins anew, for the same person. */
+async function newVersion() {
+  const before = state.about;
+  try {
+    state.about = await get("/v1/about");
+  } catch {
+    return; // the next call says what is wrong
+  }
+  nameVersion();
+  if (JSON.stringify(before.stages) !== JSON.stringify(state.about.stages)) location.reload();
 }
 
 byId("key").addEventListener("submit", (event) => {
@@ -84,6 +99,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address names the view
   byId("main").focus();
 });
+document.addEventListener("palate:version", newVersion);
 window.addEventListener("hashchange", show);
 onChange((what) => {
   if (what !== "who") return;
@@ -91,4 +107,5 @@ onChange((what) => {
   if (location.hash !== hash) history.replaceState(null, "", hash);
   show();
 });
+VIEWS[address()[0]].make().catch(() => {}); // on its way while the service says what it holds; `show` tells what fails
 start();

@@ -1,7 +1,8 @@
 // What the system knows about a person, and how to make it forget.
 
-import { get, item, latest, remove } from "./api.js";
+import { get, latest, remove } from "./api.js";
 import { announce, confirmed, el, loading, many, number, plain, problem, when } from "./dom.js";
+import { item } from "./items.js";
 import { changed, person, state } from "./state.js";
 
 const FIRST = 12;
@@ -41,7 +42,7 @@ export function personView(root) {
     };
     const value = (one) => (one.value === null || one.value === undefined ? "" : number(one.value));
     body.replaceChildren(...[
-      ...(after ? [el("p", { class: "note good", role: "status" }, after)] : []),
+      ...(after ? [el("p", { class: "note good" }, after)] : []),
       ...(found.forgotten ? [el("p", { class: "note warn" }, "This person was forgotten. Whatever comes of them is dropped until they are admitted again.")] : []),
       el("p", { class: "soft" }, found.known ? "The bundle has learnt from this person's past." : `The bundle has not met this person: answers rest on what they do here${state.titles.length && state.mode === "new" ? ", and on the titles above, which go along with each request and are not stored" : ""}.`),
       el("div", { class: "tiles" }, ...tiles.map(([value, words]) => el("div", { class: "tile card" }, el("b", {}, number(value)), el("span", {}, words)))),

@@ -1,22 +1,14 @@
 // The slate: what is recommended, why, and what a click, a rating or a hide changes in the next answer.
 
-import { get, item as details, latest, post, send } from "./api.js";
+import { get, latest, post, send } from "./api.js";
 import { badge, difference, few, summary } from "./changes.js";
 import { announce, byId, capital, chance, debounced, el, loading, number, percent, plain, problem } from "./dom.js";
+import { describe, item as details } from "./items.js";
 import { drawKnobs } from "./knobs.js";
 import { columns, named, onChange, person, request, signature, state, turned } from "./state.js";
 
 const HIDES = ["Not for me", "Seen it already", "Not now", "I know it and do not like it"];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-
-/** The columns of the item table that are worth a line: the short ones, at most four. */
-export function about(id, line) {
-  const show = (row) => {
-    const values = columns().map((column) => plain(row[column.name])).filter(Boolean);
-    line.textContent = values.slice(0, 4).join(" · ");
-  };
-  details(id).then(show, () => (line.textContent = ""));
-}
 
 export function recommend(root) {
   const only = latest();
@@ -46,6 +38,7 @@ export function recommend(root) {
 
   /** record: whether what is shown counts. before: the slate to compare with. why: a clause that begins the sentence about the change. */
   async function ask({ record, before, why }) {
+    soonPreview.cancel(); // whatever is asked now has the knobs as they stand
     const asked = signature();
     const slow = setTimeout(() => list.setAttribute("aria-busy", "true"), 150);
     if (!rows.size) changes.replaceChildren(loading("Asking for a slate …"));
@@ -55,6 +48,7 @@ export function recommend(root) {
       answer = { ...got, recorded: record };
       sign = asked;
       if (record) real = answer;
+      if (got.version !== state.about.version) document.dispatchEvent(new CustomEvent("palate:version"));
       draw(before, why);
     } catch (error) {
       sign = null;
@@ -154,7 +148,7 @@ export function recommend(root) {
     kept.columns = el("p", { class: "columns" }, "\u00a0");
     kept.reason = el("p", { class: "reason" });
     kept.numbers = el("p", { class: "numbers" });
-    about(id, kept.columns);
+    describe(id, kept.columns);
     const open = label(el("button", { type: "button", class: "firm", onclick: () => act(now(), "click") }, "Open"), (name) => `Open ${name}`);
     const like = label(el("button", { type: "button", onclick: () => act(now(), "like") }, "Like"), (name) => `Like ${name}`);
     kept.node = el("li", { "data-item": id },
@@ -211,7 +205,7 @@ export function recommend(root) {
     change();
     if (within) {
       if (list.contains(held)) held.focus({ preventScroll: true });
-      else (list.children[Math.min(place, list.children.length - 1)]?.querySelector("button") ?? title).focus({ preventScroll: true });
+      else settle(place);
     }
     if (calm.matches) return;
     for (const node of list.children) {
@@ -221,6 +215,9 @@ export function recommend(root) {
       else if (by) node.animate([{ transform: `translateY(${by}px)` }, { transform: "none" }], { duration: 260, easing: "cubic-bezier(.2,.7,.2,1)" });
     }
   }
+
+  /** Gives the focus to what stands at a place now. */
+  const settle = (place) => (list.children[Math.min(place, list.children.length - 1)]?.querySelector("button") ?? title).focus({ preventScroll: true });
 
   // -- events ---------------------------------------------------------------------------------------------------------------------
 
@@ -258,7 +255,11 @@ export function recommend(root) {
       near,
       el("div", { class: "row end" }, el("button", { type: "button", class: "strong", autofocus: true, onclick: () => dialog.close() }, "Back to the slate")),
     );
-    dialog.addEventListener("close", () => changes.querySelector(".said") && announce(changes.textContent), { once: true });
+    const closed = () => {
+      if (document.activeElement === document.body) settle(one.position); // the row it was opened from is gone
+      if (changes.querySelector(".said")) announce([...changes.children].map((part) => part.textContent).join(" "));
+    };
+    dialog.addEventListener("close", closed, { once: true });
     dialog.showModal();
     details(one.item)
       .then((found) => {

@@ -1,8 +1,8 @@
 // Ten items that would be recommended: would they want them, from 1 to 5? Their answers train what satisfies, not only what is clicked.
 
-import { item, latest, post, send } from "./api.js";
+import { latest, post, send } from "./api.js";
 import { announce, capital, el, loading, problem } from "./dom.js";
-import { about } from "./recommend.js";
+import { describe, item } from "./items.js";
 import { named, person, request } from "./state.js";
 
 const WORDS = ["Not at all", "Rather not", "Perhaps", "Rather yes", "Very much"];
@@ -45,7 +45,7 @@ export function survey(root) {
     const one = slate.items[place];
     item(slate.items[place + 1]?.item ?? one.item).catch(() => {});
     const columns = el("p", { class: "columns" }, "\u00a0");
-    about(one.item, columns);
+    describe(one.item, columns);
     const heading = el("h2", { tabindex: -1, id: "asked" }, one.title);
     const buttons = WORDS.map((words, at) =>
       el("button", { type: "button", "aria-pressed": String(answers[place] === at + 1), onclick: () => answer(at + 1) }, el("b", {}, at + 1), el("span", {}, words)));
