@@ -66,8 +66,9 @@ class TwoTower(Retriever):
         searches the same items. remove_accidental_hits: the row's own positive is never its negative.
         frequency: where the q of log q comes from, all events counted beforehand or the batches as they pass (`sampling.observe`).
         impressions: event kinds that say "shown"; what a user was shown and never wanted is then drawn, `n_impressions` a row, as negatives
-        of that row alone. n_hard: so many negatives a row from what the towers themselves bring for it, after the `hard_skip` best; the
-        item vectors they search are made anew every `hard_refresh` steps. Both have the log q of any column that holds their item.
+        of that row alone, and so is what the user never wants to see again (the log's negative kinds). n_hard: so many negatives a row from
+        what the towers themselves bring for it, after the `hard_skip` best; the item vectors they search are made anew every `hard_refresh`
+        steps. Both have the log q of any column that holds their item.
         tasks: what each positive kind weighs, in the loss and in the list: a head of the query tower for each (None: one for all).
         loss: `ccl` with `margin` and `negative_weight` needs cosines, and takes no log q. user_weight: g of SimpleX: the query is
         g x (embedding of the user id) + (1 - g) x (tower of everything else); None: the id is one feature among the others.
@@ -195,7 +196,7 @@ class TwoTower(Retriever):
         if not self.config.impressions:
             return None
         kinds = log.events["kind"].cast(pl.String)
-        shown = log.where(kinds.is_in(list(self.config.impressions)).to_numpy())
+        shown = log.where(kinds.is_in([*self.config.impressions, *log.negative]).to_numpy())
         if not len(shown):
             there = ", ".join(kinds.unique().sort())
             raise ConfigError(f"{self.name}.impressions: no event of kind {', '.join(self.config.impressions)}; the log has {there}")

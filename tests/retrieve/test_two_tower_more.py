@@ -109,6 +109,15 @@ def test_impressions_become_negatives_by_hand() -> None:
         TwoTower(impressions=("seen",))._shown(log, positives)
 
 
+def test_what_was_hidden_is_a_negative_beside_what_was_shown_by_hand() -> None:
+    """User 0 is shown 2, takes 0 and hides 1; user 1 hides 2, which they took before."""
+    log = of_kinds(log_of([(0, 2), (0, 0), (1, 2), (0, 1), (1, 2)]), ["show", "take", "take", "hide", "hide"], ("take",))
+    log = replace(log, negative=("hide",))
+    shown = TwoTower(impressions=("show",))._shown(log, log.positives())
+    assert shown is not None
+    assert [sorted(shown[user].tolist()) for user in (0, 1)] == [[1, 2], []]
+
+
 def test_negatives_shown_and_not_wanted_go_down() -> None:
     """Half the people were shown genre 1 and took three other items; the rest take anything. Three items tell little, the shows much."""
     rng = np.random.default_rng(0)
