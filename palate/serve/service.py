@@ -10,8 +10,8 @@ Every method may be called from any thread. An answer is made from one bundle, w
 from __future__ import annotations
 
 import contextlib
-import gc
 import functools
+import gc
 import hashlib
 import os
 import threading

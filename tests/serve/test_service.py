@@ -277,5 +277,5 @@ def test_the_service_has_settings_of_its_own_over_which_a_request_goes(serving: 
     service = serving(rerank={"mmr": {"beta": 0.9, "pool": 30}})
     assert items(ask(service, user="p7")) == items(ask(plain, user="p7", rerank={"mmr": {"beta": 0.9, "pool": 30}}))
     assert items(ask(service, user="p7", rerank={"mmr": {"beta": 0.2}})) == items(ask(plain, user="p7", rerank={"mmr": {"pool": 30}}))
-    with pytest.raises(BundleError, match="films: the settings of this service do not fit it: rerank.dpp: no such key"):
+    with pytest.raises(BundleError, match=r"films: the settings of this service do not fit it: rerank\.dpp: no such key"):
         serving(rerank={"dpp": {"theta": 0.5}})
