@@ -451,7 +451,7 @@ def test_errors_stand_in_words_where_they_belong(visit: Visit) -> None:
     )
     like = page.locator(".slate > li").first.get_by_role("button", name=re.compile("^Like"))
     like.click()
-    expect(page.locator("#recommend .problem")).to_contain_text("Too many requests at once Try again in 7 s.")
+    expect(page.locator("#recommend .problem")).to_contain_text("Too many requests at once. Try again in 7 s.")
     page.unroute("**/v1/events")
     page.get_by_role("button", name="Try again").click()
     visit.said("After you liked ")
@@ -466,6 +466,24 @@ def test_errors_stand_in_words_where_they_belong(visit: Visit) -> None:
     page.route("**/v1/dashboard*", lambda route: route.fulfill(status=500, body="<h1>oops</h1>"))
     page.get_by_role("button", name="Refresh").click()
     expect(page.locator("#dashboard .problem")).to_contain_text("The service met an error of its own")
+
+
+def test_opened_while_the_bundle_is_loaded(visit: Visit) -> None:
+    visit.expected = "status of 503"
+    page, calls = visit.page, []
+
+    def loading(route: Route) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": "no bundle is loaded yet"})
+        else:
+            route.continue_()
+
+    page.route("**/v1/about", loading)
+    visit.open("#/recommend?user=p16")
+    expect(page.locator("#trouble")).to_contain_text("No bundle is loaded yet. Try again in 1 s.")
+    expect(page.locator(".slate > li")).to_have_count(10)  # it came by itself
+    expect(page.locator("#trouble")).to_be_empty()
 
 
 def test_titles_and_reasons_are_text_and_nothing_else(visit: Visit) -> None:

@@ -45,7 +45,7 @@ export async function call(method, path, { body, signal, keepalive } = {}) {
   if (answer.ok) return said;
   const wait = Number(answer.headers.get("Retry-After"));
   let words = (said && said.error) || WORDS[answer.status] || `The service answered with status ${answer.status}.`;
-  words = words[0].toUpperCase() + words.slice(1);
+  words = words[0].toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
   if ((answer.status === 429 || answer.status === 503) && wait > 0) words += ` Try again in ${wait} s.`;
   if (answer.status === 401) document.dispatchEvent(new CustomEvent("palate:key", { detail: key.get() ? words : null }));
   throw new Trouble(words, answer.status);

@@ -35,13 +35,13 @@ function figure(caption, summary, draw, table, legend = []) {
   };
   new ResizeObserver(again).observe(place);
   const keys = legend.length > 1 ? el("ul", { class: "legend" }, ...legend.map(([name, words]) => el("li", {}, svg("svg", { width: 14, height: 14, "aria-hidden": "true" }, mark(name, 7, 7, 5)), words))) : null;
-  return el("figure", { class: "figure" }, caption ? el("figcaption", {}, caption) : null, keys, place,
+  return el("figure", { class: "figure" }, caption ? el("figcaption", {}, caption) : null, place, keys,
     el("details", { class: "numbers-table" }, el("summary", {}, "As a table"), numbers(table, caption || summary)));
 }
 
 export function numbers({ columns, rows }, label) {
   return el("div", { class: "scroll", tabindex: 0, role: "group", "aria-label": label },
-    el("table", {},
+    el("table", { class: columns.length > 4 ? "many" : null },
       el("thead", {}, el("tr", {}, ...columns.map((column) => el("th", { scope: "col" }, column)))),
       el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell, at) => el(at ? "td" : "th", at ? {} : { scope: "row" }, cell)))))));
 }

@@ -95,7 +95,7 @@ export function chance(probability) {
 
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric" });
 const minute = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", hour: "2-digit", minute: "2-digit" });
-export const when = (time, short = false) => (time ? (short ? day : minute).format(new Date(time)) : "–");
+export const when = (time, short = false) => (time ? (short ? day : minute).format(new Date(time)).replace(/ (?=\S+ |\d{4})/g, "\u00a0") : "–");
 
 /** "1 thing", "2 things". */
 export const many = (count, one, more = `${one}s`) => `${whole.format(count)} ${count === 1 ? one : more}`;

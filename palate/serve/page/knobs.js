@@ -1,6 +1,6 @@
 // The knobs: rerankers, filters and the length of the slate, made from what the bundle says of itself.
 
-import { el, many } from "./dom.js";
+import { capital, el, many } from "./dom.js";
 import { columns, state } from "./state.js";
 
 const FAMILIES = [
@@ -26,7 +26,7 @@ function hints(schema) {
     const start = text.indexOf(`${name}: `, at) + name.length + 2;
     const end = place + 1 < marks.length ? marks[place + 1][1] + 1 : text.length;
     const words = text.slice(start, end).trim();
-    found[name] = words[0] ? words[0].toUpperCase() + words.slice(1) : "";
+    if (!words.startsWith("as in ")) found[name] = capital(words); // what points elsewhere in the sources says nothing here
   });
   return found;
 }
@@ -119,7 +119,7 @@ export function drawKnobs(turned) {
     const show = () => (select.selectedIndex = Math.max(0, values.indexOf(value)));
     show();
     resets.push(show);
-    return el("div", { class: "knob" }, el("label", { for: id }, words), select, hint ? el("small", { id: `${id}-hint`, class: "hint" }, hint) : null);
+    return el("div", { class: "knob choice" }, el("label", { for: id }, words), select, hint ? el("small", { id: `${id}-hint`, class: "hint" }, hint) : null);
   }
 
   /** Anything else, as JSON: bounds, weights, lists. */
@@ -178,11 +178,11 @@ export function drawKnobs(turned) {
     const draws = free.some(([name]) => name === "seed");
     const first = free.filter(([name]) => !shared.has(name) || (draws && name === "seed"));
     const rest = free.filter((one) => !first.includes(one));
-    const fixed = reranker.fixed.filter((name) => reranker.settings[name] !== null && reranker.settings[name] !== undefined).map((name) => `${spaced(name)} ${JSON.stringify(reranker.settings[name])}`);
+    const fixed = reranker.fixed.filter((name) => !["null", "[]", "{}", undefined].includes(JSON.stringify(reranker.settings[name]))).map((name) => `${spaced(name)} ${JSON.stringify(reranker.settings[name])}`);
     const make = ([name, schema]) => control(reranker, name, schema, hint[name]);
     const inner = el("div", { class: "inner" },
       ...first.map(make),
-      rest.length ? el("details", { class: "more" }, el("summary", {}, "More"), ...rest.map(make)) : null,
+      rest.length ? el("details", { class: "more" }, el("summary", {}, "More"), el("div", { class: "inner" }, ...rest.map(make))) : null,
       fixed.length ? el("p", { class: "hint" }, `Set when it was trained: ${fixed.join(", ")}.`) : null);
     const box = el("input", { type: "checkbox", role: "switch", checked: true });
     let kept;

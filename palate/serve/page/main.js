@@ -58,11 +58,14 @@ function askForKey(why) {
 }
 
 async function start() {
-  byId("trouble").replaceChildren();
   try {
     state.about = await get("/v1/about");
+    byId("trouble").replaceChildren();
   } catch (error) {
-    if (error.status !== 401) byId("trouble").replaceChildren(problem(error, start));
+    if (error.status === 503) {
+      if (byId("trouble").textContent !== error.message) byId("trouble").replaceChildren(el("p", { class: "note warn" }, error.message));
+      setTimeout(start, 1000); // a bundle is being loaded
+    } else if (error.status !== 401) byId("trouble").replaceChildren(problem(error, start));
     return;
   }
   byId("key").hidden = true;
