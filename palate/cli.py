@@ -283,7 +283,7 @@ def serve(
 
 @app.command(
     epilog="Examples:  palate learn demo --store events.db  |  palate learn demo --every 6h  |  palate learn demo --log  |  "
-    "palate learn demo --set learn.margin=0.05 --set rank.trees=200"
+    "palate learn demo --set learn.margin=0.1 --set rank.trees=200"
 )
 def learn(
     bundle: Bundle,
@@ -292,7 +292,7 @@ def learn(
     ] = None,
     every: Annotated[str | None, typer.Option(help="Learn again and again: 30m, 6h, 1d. SIGTERM ends it.")] = None,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", help="How to learn (learn.margin=0.05), or another recipe to try (rank.trees=200).")
+        list[str] | None, typer.Option("--set", help="How to learn (learn.margin=0.1), or another recipe to try (rank.trees=200).")
     ] = None,
     log: Annotated[bool, typer.Option("--log", help="Only show what was decided so far, and why.")] = False,
     trust: Annotated[list[str] | None, typer.Option(help="Import components of this module; may be given again.")] = None,
