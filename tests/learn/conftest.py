@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,12 @@ def filled(tmp_path_factory: pytest.TempPathFactory, whole: pl.DataFrame) -> Pat
     with EventStore.open(folder / "events.db") as opened:
         fill(opened, whole[BASE:])
     return folder
+
+
+@pytest.fixture
+def refill(whole: pl.DataFrame) -> Callable[[EventStore], None]:
+    """Gives another store the same."""
+    return lambda store: fill(store, whole[BASE:])
 
 
 @pytest.fixture

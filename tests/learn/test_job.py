@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -236,3 +239,29 @@ def test_every_goes_on_after_an_error_and_stops_when_told(bundle: Path, store: E
 def test_the_result_is_plain_json(bundle: Path, store: EventStore) -> None:
     learnt = learn(bundle, store, settings=Settings(least=100_000))
     assert json.loads(json.dumps(learnt.to_json()))["action"] == "wait"
+
+
+def test_a_service_reads_only_what_lies_behind_the_learnt_bundle(bundle: Path, base: Path, store: EventStore) -> None:
+    """What was learnt is in the bundle's own history, what was held out comes from the store: together all of it, and nothing twice."""
+    from palate.serve import served
+    from palate.serve.person import Rule, look_up
+
+    learnt = learn(bundle, store, settings=LENIENT)
+    loaded = served.load(Shelf(bundle), learnt.bundle)
+    after = loaded.cursors[store.id]
+    history, counted = loaded.funnel.history, 0
+    log = pl.read_parquet(base / "events.parquet").filter(pl.col("kind").is_in(["click", "purchase"]))
+    for user in ("u1", "u5", "u9", "u20", "u33"):
+        own = history.queries(np.array([history.user_code(user)], dtype=np.int32)).history[0]
+        behind = look_up(store, user, history, Rule(), after=after, impressions_since=None).history
+        everything = store.history(user, limit=10_000)
+        assert len(own) + len(behind) == (log["user"] == user).sum() + len(everything)
+        counted += len(behind)
+    assert counted
+
+
+def test_learning_from_postgresql(bundle: Path, refill: Callable[[EventStore], None], postgresql: Any) -> None:
+    with EventStore.open(postgresql.fresh()) as store:
+        refill(store)
+        assert learn(bundle, store, settings=LENIENT).action == "promote"
+        assert store.decisions()[0].action == "promote"
