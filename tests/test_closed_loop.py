@@ -29,7 +29,7 @@ def test_exploring_and_learning_raise_clicks_and_reach_the_long_tail(tmp_path: P
     """A site that showed everybody the same twenty of two hundred items begins to explore, and learns from what comes back.
 
     Policies draw by the recommendation's id, which is random; here its bytes come of a seed, so that the test does the same each time. In
-    `python benchmarks/closed_loop.py`, where they do not, it comes out so in each of the worlds of docs/closed-loop.md.
+    `python benchmarks/closed_loop.py` they do not: docs/closed-loop.md says in how many worlds it comes out so.
     """
     monkeypatch.setattr(service, "os", SimpleNamespace(urandom=np.random.default_rng(3).bytes))
     start = scene(2000, ITEMS, seed=3)
