@@ -197,7 +197,7 @@ def _routes(held: State) -> FastAPI:
         )
         return _json(answer)
 
-    @app.get("/v1/similar/{item}", response_model=schemas.Similar, dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
+    @app.get("/v1/similar/{item:path}", response_model=schemas.Similar, dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
     async def similar(item: ThisId, k: Annotated[int, Query(ge=1, le=schemas.MOST)] = 10) -> Response:
         """Items that go with an item."""
         return _json(await held.pool.run(lambda _: service.similar(item, k), None, 0))
@@ -215,7 +215,7 @@ def _routes(held: State) -> FastAPI:
         """Items whose title or id holds the query, the most popular first."""
         return _json(await held.aside(service.items, query, limit, after))
 
-    @app.get("/v1/items/{item}", dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
+    @app.get("/v1/items/{item:path}", dependencies=[asks, warm], responses=NOT_FOUND, tags=["recommend"])
     async def one_item(item: ThisId) -> Response:
         """One item, with all that is known about it."""
         return _json(await held.aside(service.item, item))
@@ -242,18 +242,18 @@ def _routes(held: State) -> FastAPI:
         """Ids of users that the bundle has learnt from, by their beginning."""
         return _json(await held.ask(service.users, query, limit))
 
-    @app.get("/v1/users/{user}", dependencies=[rules, warm], tags=["people"])
+    @app.get("/v1/users/{user:path}", dependencies=[rules, warm], tags=["people"])
     async def user(user: ThisId) -> Response:
         """What the system knows about somebody."""
         return _json(await held.ask(service.user, user))
 
-    @app.delete("/v1/users/{user}", response_model=schemas.Removed, dependencies=[rules], tags=["people"])
+    @app.delete("/v1/users/{user:path}", response_model=schemas.Removed, dependencies=[rules], tags=["people"])
     async def forget(user: ThisId) -> Response:
         """Forgets somebody, everywhere, and drops whatever comes of them later."""
         await held.ask(held.writer.flush, 5.0)
         return _json(await held.ask(service.forget, user))
 
-    @app.post("/v1/users/{user}/readmit", dependencies=[rules], tags=["people"])
+    @app.post("/v1/users/{user:path}/readmit", dependencies=[rules], tags=["people"])
     async def readmit(user: ThisId) -> Response:
         """Lets a forgotten person begin anew."""
         return _json(await held.ask(service.readmit, user))
@@ -296,7 +296,14 @@ def _routes(held: State) -> FastAPI:
         await held.ask(held.writer.flush, 2.0)
 
         def make() -> dict[str, Any]:
-            return dashboard(held.store, version=served.version, catalogue=len(served.funnel.item_ids), days=days, now=datetime.now(UTC))
+            return dashboard(
+                held.store,
+                version=served.version,
+                catalogue=len(served.funnel.item_ids),
+                now=datetime.now(UTC),
+                days=days,
+                layers=[settings.layer] if settings.layer else [],
+            )
 
         return _json(await held.ask(make))
 

@@ -182,4 +182,4 @@ def internal_error(number: int) -> list[Message]:
 
 def template(scope: Mapping[str, Any]) -> str:
     """The route's path as it was declared, such as `/v1/similar/{item}`."""
-    return str(getattr(scope.get("route"), "path", UNKNOWN)) or UNKNOWN
+    return str(getattr(scope.get("route"), "path", UNKNOWN)).replace(":path}", "}") or UNKNOWN
