@@ -118,13 +118,22 @@ def learn(
             _catch_up(shelf, store)
             work = _Work(shelf, store, settings, log, tuple(changes), tuple(trust), quiet)
             learnt = work.run()
-        except PalateError as error:
-            with contextlib.suppress(PalateError):
-                version = shelf.version(shelf.current())
-                store.decide(Decision(datetime.now(UTC), "fail", version, None, str(error), {"seconds": time.perf_counter() - start}))
+        except Exception as error:
+            if not isinstance(error, KeyboardInterrupt):  # one that stops on purpose may be both
+                with contextlib.suppress(PalateError):
+                    version, seconds = shelf.version(shelf.current()), time.perf_counter() - start
+                    store.decide(Decision(datetime.now(UTC), "fail", version, None, _one_line(error), {"seconds": seconds}))
             raise
+        finally:
+            _clear(shelf)
         store.decide(learnt.decision())
         return learnt
+
+
+def _one_line(error: Exception) -> str:
+    """What went wrong, for a log of decisions."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PalateError) else f"{type(error).__name__}: {text}"[:500]
 
 
 class _Work:
@@ -341,16 +350,17 @@ def every(
 ) -> None:
     """Learns again and again, a run each so many seconds, until `stopped` (a threading.Event) is set; a run that is late is left out.
 
-    report: called with a Learnt, or with the PalateError that ended a run. What fails is written down by `learn`, and the next run goes on.
+    report: called with a Learnt, or with a PalateError that says what ended a run. Whatever fails is written down by `learn`, and the next
+    run goes on.
     """
     due = time.monotonic()
     while not stopped.is_set():
         try:
             report(learn(folder, store, **given))
-        except PalateError as error:
+        except Exception as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            report(error)
+            report(error if isinstance(error, PalateError) else LearnError(_one_line(error)))
         now = time.monotonic()
         due += seconds * max(1, -(-(now - due) // seconds))
         stopped.wait(max(0.0, due - now))

@@ -236,6 +236,27 @@ def test_every_goes_on_after_an_error_and_stops_when_told(bundle: Path, store: E
     assert [getattr(one, "action", "error") for one in told] == ["error", "wait", "wait"]
 
 
+def test_what_nobody_foresaw_is_written_down_too(bundle: Path, store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    def full(self: Recommender, folder: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Recommender, "save", full)
+    with pytest.raises(OSError, match="No space"):
+        learn(bundle, store, settings=LENIENT)
+    assert (store.decisions()[0].action, store.decisions()[0].reason) == ("fail", "OSError: [Errno 28] No space left on device")
+    stopped, told = threading.Event(), []
+
+    def report(learnt: object) -> None:
+        told.append(learnt)
+        stopped.set()
+
+    every(0.01, bundle, store, stopped=stopped, report=report, settings=LENIENT)
+    assert isinstance(told[0], LearnError)
+    assert sorted(path.name for path in bundle.parent.iterdir()) == [".bundle.learn", "bundle"]
+
+
 def test_the_result_is_plain_json(bundle: Path, store: EventStore) -> None:
     learnt = learn(bundle, store, settings=Settings(least=100_000))
     assert json.loads(json.dumps(learnt.to_json()))["action"] == "wait"
