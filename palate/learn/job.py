@@ -19,8 +19,9 @@ import copy
 import fcntl
 import os
 import shutil
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -344,11 +345,11 @@ def every(
     folder: Path,
     store: EventStore,
     *,
-    stopped: Any,
-    report: Any,
+    stopped: threading.Event,
+    report: Callable[[Learnt | PalateError], None],
     **given: Any,
 ) -> None:
-    """Learns again and again, a run each so many seconds, until `stopped` (a threading.Event) is set; a run that is late is left out.
+    """Learns again and again, a run each so many seconds, until `stopped` is set; a run that is late is left out.
 
     report: called with a Learnt, or with a PalateError that says what ended a run. Whatever fails is written down by `learn`, and the next
     run goes on.
