@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,6 @@ def _words(path: Path) -> set[bytes]:
 
 
 def test_new_people_and_items_are_learnt(bundle: Path, store: EventStore) -> None:
-    from datetime import UTC, datetime, timedelta
-
     last = datetime.fromtimestamp(learnt_until(store, store.cursor()) / 1e6, UTC)
     store.append(
         Event(id=f"n{person}-{item}", kind="click", user=f"new{person}", item=f"fresh{item}", time=last + timedelta(seconds=item))
@@ -286,3 +285,36 @@ def test_learning_from_postgresql(bundle: Path, refill: Callable[[EventStore], N
         refill(store)
         assert learn(bundle, store, settings=LENIENT).action == "promote"
         assert store.decisions()[0].action == "promote"
+
+
+def test_answers_to_surveys_train_a_satisfaction_task(bundle: Path, store: EventStore, whole: pl.DataFrame) -> None:
+    """Another recipe with that task is tried against the one in service. People are glad of the even items that they clicked."""
+    clicked = (
+        whole[5_000:].filter(kind="click").with_columns(pl.col("time").dt.replace_time_zone("UTC")).unique(["user", "item"], keep="first")
+    )
+    store.append(
+        Event(
+            id=f"s{n}",
+            kind="survey",
+            user=user,
+            item=item,
+            time=time + timedelta(seconds=30),
+            value=5.0 if int(item[1:]) % 2 == 0 else 1.0,
+        )
+        for n, (user, item, time) in enumerate(clicked.select("user", "item", "time").sort("time").iter_rows())
+    )
+    last = learnt_until(store, store.cursor())
+    at = datetime.fromtimestamp(last / 1e6, UTC)
+    store.append(Event(id=f"l{n}", kind="click", user=f"u{n}", item=f"i{n % 60}", time=at + timedelta(seconds=n)) for n in range(150))
+    tasks = 'rank.tasks=[{name = "label"}, {name = "satisfaction", kind = "rating", events = ["survey"]}]'
+    settings = LENIENT.model_copy(update={"holdout": 0.1})
+    learnt = learn(bundle, store, settings=settings, changes=(tasks, "rank.min_rows=3"))
+    assert learnt.action == "promote", learnt.reason
+    made = Recommender.load(Shelf(bundle).path(learnt.bundle))
+    said: dict[str, list[float]] = {"even": [], "odd": []}
+    for user in range(20):
+        slate = made.recommend(f"u{user}", k=15)
+        for item, told in zip(slate.items, slate.probabilities, strict=True):
+            assert 1 <= told["satisfaction"] <= 5
+            said["even" if int(item[1:]) % 2 == 0 else "odd"].append(told["satisfaction"])
+    assert np.mean(said["even"]) > np.mean(said["odd"]) + 1
