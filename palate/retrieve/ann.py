@@ -267,7 +267,7 @@ class ANNIndex(Index):
 
     def _approximate(self, queries: Floats, k: int, blocked: Ragged | None, allowed: Bools | None) -> tuple[Ints, Floats]:
         """As `_search`, with whatever faiss finds; rows may be short."""
-        alive = len(self.present) if allowed is None else int(allowed.sum())
+        alive = int((self.present if allowed is None else allowed).sum())
         over = self.config.over_fetch or (10.0 if self.config.kind == "ivf_pq" else 1.0)
         fetch = math.ceil(over * k) + (0 if blocked is None else int(blocked.lengths.max(initial=0)))
         fetch = min(len(self._codes), math.ceil(fetch * len(self._codes) / max(alive, 1)))

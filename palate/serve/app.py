@@ -242,18 +242,18 @@ def _routes(held: State) -> FastAPI:
         """Ids of users that the bundle has learnt from, by their beginning."""
         return _json(await held.ask(service.users, query, limit))
 
-    @app.get("/v1/users/{user:path}", dependencies=[rules, warm], tags=["people"])
+    @app.get("/v1/users/{user:path}", dependencies=[rules, warm], responses=NOT_FOUND, tags=["people"])
     async def user(user: ThisId) -> Response:
         """What the system knows about somebody."""
         return _json(await held.ask(service.user, user))
 
-    @app.delete("/v1/users/{user:path}", response_model=schemas.Removed, dependencies=[rules], tags=["people"])
+    @app.delete("/v1/users/{user:path}", response_model=schemas.Removed, dependencies=[rules], responses=NOT_FOUND, tags=["people"])
     async def forget(user: ThisId) -> Response:
         """Forgets somebody, everywhere, and drops whatever comes of them later."""
         await held.ask(held.writer.flush, 5.0)
         return _json(await held.ask(service.forget, user))
 
-    @app.post("/v1/users/{user:path}/readmit", dependencies=[rules], tags=["people"])
+    @app.post("/v1/users/{user:path}/readmit", dependencies=[rules], responses=NOT_FOUND, tags=["people"])
     async def readmit(user: ThisId) -> Response:
         """Lets a forgotten person begin anew."""
         return _json(await held.ask(service.readmit, user))

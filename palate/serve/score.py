@@ -184,8 +184,12 @@ class _File:
     def __enter__(self) -> _File:
         from pyarrow import parquet
 
-        with self._told():
-            self.writer = parquet.ParquetWriter(self.fresh, self.schema)
+        try:
+            with self._told():
+                self.writer = parquet.ParquetWriter(self.fresh, self.schema)
+        except BaseException:  # Ctrl-C comes at any moment, also when the file has just been made
+            self.fresh.unlink(missing_ok=True)
+            raise
         return self
 
     def __exit__(self, *problem: object) -> None:
