@@ -13,15 +13,18 @@ import contextlib
 import functools
 import gc
 import hashlib
+import logging
 import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
+import pydantic
 
 from palate.errors import StoreError
 from palate.feedback.events import ShownSlate, micros, moment
@@ -37,6 +40,8 @@ from palate.serve.shelf import Shelf
 from palate.serve.telemetry import Policy, Stage
 from palate.types import NOTHING, BundleError, Candidates, ConfigError, DataError, PalateError, Queries, Request, Slate
 
+LONGEST = 512
+"""Letters of a reason that the store keeps."""
 SHOWN = 50
 """Items of a stage that an answer shows, and of a history."""
 MONTH = 30 * 86_400_000_000
@@ -227,8 +232,8 @@ class Service:
             context = {**asked.context, "palate.policy": policy}
             if slate.log_propensity == slate.log_propensity:
                 context["palate.log_propensity"] = slate.log_propensity
-            shown = {"user": user, "placement": asked.placement, "experiment": experiment, "arm": arm, "context": context}
-            self.writer.slate(ShownSlate.of(slate, recommendation=recommendation, time=now, version=served.version, **shown))
+            about = {"user": user, "placement": asked.placement, "experiment": experiment, "arm": arm, "context": context}
+            self._record(slate, recommendation=recommendation, time=now, version=served.version, **about)
         if self.watch is not None:
             self.watch.answered(policy)
         answer = {
@@ -249,6 +254,18 @@ class Service:
         clock.lap("other")
         answer["took_ms"] = round((time.perf_counter() - began) * 1000, 3)
         return answer
+
+    def _record(self, slate: Slate, **about: Any) -> None:
+        """Hands a slate to the writer. What the store cannot hold, such as an id of 300 letters, is not recorded, and that is in the log."""
+        if any(len(reason) > LONGEST for reason in slate.reasons):  # a title may be longer than that
+            slate = replace(slate, reasons=tuple(reason[:LONGEST] for reason in slate.reasons))
+        try:
+            shown = ShownSlate.of(slate, **about)
+        except (DataError, pydantic.ValidationError) as error:
+            why = str(error).partition(":")[0] if isinstance(error, DataError) else error.errors(include_url=False)[0]["type"]
+            logging.getLogger("palate.serve").warning("slate not recorded", extra={"fields": {"why": why}})
+            return
+        self.writer.slate(shown)
 
     def _check(self, asked: Recommend) -> None:
         limits = self.settings

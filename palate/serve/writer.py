@@ -2,7 +2,7 @@
 
     writer = Writer(store)
     writer.events(parse_events(body)).result()            # Appended(new=3, ...), when they have reached the disk
-    writer.slate(shown)                                   # True; kept within some 50 ms, nobody waits for it
+    writer.slate(shown)                                   # True; kept within a quarter of a second, nobody waits for it
 
 A disk takes some hundred commits a second and some ten thousand events; so whoever sends single events shares a commit with the others.
 
@@ -30,7 +30,7 @@ from palate.feedback.events import Event, ShownSlate
 from palate.feedback.store import Appended, EventStore
 
 MOST_EVENTS, MOST_SLATES = 2000, 200  # of one transaction, but for a batch that is larger by itself
-COMPANY = 0.05  # seconds that a slate waits for others
+COMPANY = 0.25  # seconds that a slate waits for others: a commit costs as much as ten slates
 PATIENCE = 1.0  # seconds for doing a failed transaction again in parts
 FIRST_RETRY, LAST_RETRY = 0.1, 5.0  # seconds between tries of slates that the store did not take
 

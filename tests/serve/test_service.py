@@ -14,7 +14,7 @@ from palate.serve.person import clock
 from palate.serve.pool import Ticket
 from palate.serve.schemas import Rank, Recommend
 from palate.serve.service import NotFound, Service
-from palate.types import BundleError, ConfigError, DataError
+from palate.types import BundleError, ConfigError, DataError, Request
 
 NOW = datetime(2026, 11, 23, 9, 30, tzinfo=UTC)
 Serving = Callable[..., Service]
@@ -279,3 +279,22 @@ def test_the_service_has_settings_of_its_own_over_which_a_request_goes(serving: 
     assert items(ask(service, user="p7", rerank={"mmr": {"beta": 0.2}})) == items(ask(plain, user="p7", rerank={"mmr": {"pool": 30}}))
     with pytest.raises(BundleError, match=r"films: the settings of this service do not fit it: rerank\.dpp: no such key"):
         serving(rerank={"dpp": {"theta": 0.5}})
+
+
+def test_what_the_store_cannot_hold_is_answered_all_the_same(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """Titles may be of any length; an id that the store would not take keeps a slate out of it, and the log says so."""
+    service = serving()
+    funnel = service.served.funnel
+    funnel.names[:] = [f"{name} {'and on ' * 200}" for name in funnel.names]
+    answer = ask(service, user="p7", k=3)
+    assert all(len(entry["reason"]) > 512 for entry in answer["items"])
+    service.writer.flush(5)  # type: ignore[attr-defined]
+    kept = service.store.slate(answer["recommendation"])
+    assert kept is not None
+    assert [one.reason for one in kept.items] == [entry["reason"][:512] for entry in answer["items"]]
+    funnel.item_ids[:] = [f"{item}-{'x' * 300}" for item in funnel.item_ids]
+    slate = funnel.recommend([Request(user="p7", k=3)])[0]
+    service._record(slate, recommendation="r1", time=NOW, version="v1")
+    service.writer.flush(5)  # type: ignore[attr-defined]
+    assert service.store.slate("r1") is None
+    assert [record.getMessage() for record in caplog.records if record.name == "palate.serve"] == ["slate not recorded"]
