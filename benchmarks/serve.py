@@ -52,7 +52,7 @@ def build(out: Path, items: int, users: int, events: int) -> None:
         )  # fmt: skip
     print(f"{len(log):,} events, {log.n_users:,} users, {log.n_items:,} items", file=sys.stderr)
     towers = TwoTower(
-        quota=450, width=64, negatives="mixed", train={"epochs": 1, "batch_size": 1024},
+        quota=450, width=32, negatives="mixed", train={"epochs": 1, "batch_size": 1024},
         index={"kind": "ivf", "least_recall": 0.9, "recall_at": 450, "sample": 500},
     )  # fmt: skip
     recommender = palate.Recommender(
@@ -68,14 +68,18 @@ class Client:
     """A connection that is kept, one request at a time."""
 
     def __init__(self, port: int) -> None:
-        self.port, self.reader, self.writer = port, None, None
+        self.port, self.reader, self.writer, self.last = port, None, None, 0.0
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
+        if self.writer is not None and time.perf_counter() - self.last > 4:  # the server closes what is idle for 5 s
+            self.writer.close()
+            self.writer = None
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self.writer.write(head.encode() + body)
         answer = await self.reader.readuntil(b"\r\n\r\n")
+        self.last = time.perf_counter()
         length = int(re.search(rb"content-length: (\d+)", answer, re.I)[1])
         return int(answer[9:12]), await self.reader.readexactly(length)
 
