@@ -256,7 +256,7 @@ class Service:
         return answer
 
     def _record(self, slate: Slate, **about: Any) -> None:
-        """Hands a slate to the writer. What the store cannot hold, such as an id of 300 letters, is not recorded, and that is in the log."""
+        """Hands a slate to the writer. What the store cannot hold, such as an id of 300 letters, is left out, and that is in the log."""
         if any(len(reason) > LONGEST for reason in slate.reasons):  # a title may be longer than that
             slate = replace(slate, reasons=tuple(reason[:LONGEST] for reason in slate.reasons))
         try:
