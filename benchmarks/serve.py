@@ -33,12 +33,14 @@ import numpy as np
 import psutil
 
 WHOLE = re.compile(r'^palate_request_seconds_(sum|count)\{route="/v1/recommend"\} (\S+)$', re.M)
+LEFT_OUT = ("context.position", "item.genres", "item_age", "item_recent_count", "affinity.genres", "affinity.genres.last5")
 STAGES = re.compile(r'^palate_stage_seconds_sum\{stage="(\w+)"\} (\S+)$', re.M)
 
 
 def build(out: Path, items: int, users: int, events: int) -> None:
     import palate
     from palate.data.sources import planted
+    from palate.features.spec import FeatureSet
     from palate.rank.dlrm import DLRM
     from palate.retrieve.two_tower import TwoTower
 
@@ -55,10 +57,13 @@ def build(out: Path, items: int, users: int, events: int) -> None:
         quota=450, width=32, negatives="mixed", train={"epochs": 1, "batch_size": 1024},
         index={"kind": "ivf", "least_recall": 0.9, "recall_at": 450, "sample": 500},
     )  # fmt: skip
+    # What a ranker of this size reads in production: ids, tables, history and counts; not the shares of genres in a history, say.
+    plain = FeatureSet.derive(log).without(*LEFT_OUT)
     recommender = palate.Recommender(
         retrieve=[palate.Popular(quota=100), towers],
         rank=DLRM(train={"epochs": 1}),
         rerank=[palate.MMR(beta=0.3)],
+        features=plain,
         candidates=500, queries=2000, cuts=1,
     )  # fmt: skip
     recommender.fit(log, quiet=False).save(out)
