@@ -3,6 +3,9 @@
     pool = Pool(workers=2, waiting=64)
     answer = await pool.run(work, late, seconds=0.5)
 
+Who would stand in line for longer than the deadline gets the cheaper answer at once, as long as those are few; the rest is told to come
+again. So what there is to compute with goes into answers, and not into some that nobody waits for any more.
+
 `work` is given a Ticket and must claim it before it does anything that lasts, such as writing down what was shown; `late` is called if the
 ticket could be taken away from it because time was up. A thread that is late is left to finish; while all threads have been late for longer
 than the deadline, nobody waits for them any more, and `late` answers at once.
@@ -26,6 +29,12 @@ class Busy(Exception):  # noqa: N818 - nothing went wrong
     def __init__(self, seconds: int) -> None:
         super().__init__(f"too many requests at once; try again in {seconds} s")
         self.seconds = seconds
+
+
+CHEAP = 8
+"""So many may wait for a cheaper answer; it takes milliseconds."""
+LATELY = 0.1
+"""What the newest answer weighs in the time that one takes."""
 
 
 class Ticket:
@@ -54,6 +63,8 @@ class Pool:
         self._started: dict[int, float] = {}
         self._open = 0
         self._number = 0
+        self._cheap = 0
+        self._takes = 0.0
 
     @property
     def busy(self) -> int:
@@ -69,6 +80,8 @@ class Pool:
         """work's answer; or, after `seconds` (0: never), that of `late`, which is told why. Raises Busy where the line is full."""
         if late is not None and seconds and self._stuck(seconds):
             return await self._later(late, "every thread has been busy for longer than the deadline")
+        if late is not None and seconds and self._open >= self.workers and self._expected() > seconds:
+            return await self._later(late, "too many requests at once")
         ticket = Ticket()
         future = self._submit(lambda: work(ticket))
         waited = asyncio.wrap_future(future)
@@ -88,8 +101,22 @@ class Pool:
             now = time.monotonic()
             return len(self._started) >= self.workers and all(now - began > seconds for began in self._started.values())
 
+    def _expected(self) -> float:
+        """Seconds until an answer that is asked for now would be there, by what answers took lately. A thread that is free is always tried,
+        so that slow answers of the past do not stand for ever.
+        """
+        return (self._open // self.workers + 1) * self._takes
+
     async def _later(self, late: Callable[[str], T], why: str) -> T:
-        return await asyncio.wrap_future(self._spare.submit(late, why))
+        with self._lock:
+            if self._cheap >= CHEAP:
+                raise Busy(1)
+            self._cheap += 1
+        try:
+            return await asyncio.wrap_future(self._spare.submit(late, why))
+        finally:
+            with self._lock:
+                self._cheap -= 1
 
     def _submit(self, work: Callable[[], T]) -> Future[T]:
         with self._lock:
@@ -106,7 +133,8 @@ class Pool:
                 return work()
             finally:
                 with self._lock:
-                    self._started.pop(number, None)
+                    took = time.monotonic() - self._started.pop(number)
+                    self._takes += LATELY * (took - self._takes)
 
         def done(_: object) -> None:
             with self._lock:

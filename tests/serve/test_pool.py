@@ -67,7 +67,9 @@ def test_the_line_is_bounded_and_moves_on(gate: threading.Event) -> None:
         gate.set()
         assert await asyncio.gather(*running) == ["full", "full"]
         assert await pool.run(waits(gate, recorded), None, 0) == "full"
-        await asyncio.sleep(0.01)
+        until = time.monotonic() + 10
+        while pool.busy and time.monotonic() < until:
+            await asyncio.sleep(0.01)
         assert (pool.busy, len(recorded)) == (0, 3)
         pool.close()
 
@@ -103,8 +105,57 @@ def test_who_goes_away_keeps_no_place(gate: threading.Event) -> None:
         await asyncio.sleep(0.05)
         leaving.cancel()
         gate.set()
-        await asyncio.sleep(0.1)
+        until = time.monotonic() + 10
+        while pool.busy and time.monotonic() < until:
+            await asyncio.sleep(0.01)
         assert pool.busy == 0
+        pool.close()
+
+    asyncio.run(story())
+
+
+def test_who_would_wait_too_long_gets_the_cheaper_answer_at_once(gate: threading.Event) -> None:
+    """Answers take 0.1 s, the deadline is 0.25 s: two may wait, the third has no chance and does not stand in line."""
+
+    async def story() -> None:
+        pool = Pool(1, 50)
+        pool._takes = 0.1
+
+        def slow(ticket: Ticket) -> str | None:
+            time.sleep(0.1)
+            return "full" if ticket.claim() else None
+
+        def late(why: str) -> str:
+            return why
+
+        answers = await asyncio.gather(*(pool.run(slow, late, 0.25) for _ in range(3)))
+        assert answers[0] == "full"
+        assert answers[2] == "too many requests at once"
+        pool._takes = 60.0  # a minute of trouble is over: a free thread is tried, and that is found out
+        assert await pool.run(slow, late, 0.25) == "full"
+        pool.close()
+
+    asyncio.run(story())
+
+
+def test_cheaper_answers_are_bounded_too(gate: threading.Event) -> None:
+    async def story() -> None:
+        pool = Pool(1, 50)
+        pool._takes = 10.0
+
+        def late(why: str) -> str:
+            gate.wait(10)
+            return why
+
+        asked = [asyncio.create_task(pool.run(waits(gate, []), late, 5)) for _ in range(12)]
+        await asyncio.sleep(0.1)
+        refused = [task for task in asked if task.done()]
+        assert len(refused) == 3  # one is being answered, eight wait for a cheaper answer
+        for task in refused:
+            assert isinstance(task.exception(), Busy)
+        gate.set()
+        answers = await asyncio.gather(*(task for task in asked if task not in refused))
+        assert sorted(answers) == ["full", *["too many requests at once"] * 8]
         pool.close()
 
     asyncio.run(story())
