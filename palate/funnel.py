@@ -30,7 +30,7 @@ import pydantic
 from palate import config
 from palate.features.encode import Encoder
 from palate.features.history import History
-from palate.features.spec import FeatureSet
+from palate.features.spec import DAY, FeatureSet
 from palate.progress import Steps
 from palate.rank.base import Examples, Labelled, Ranker
 from palate.rank.blend import Blend
@@ -61,7 +61,7 @@ from palate.types import (
     offsets_of,
 )
 
-WEEK = 7 * 86_400_000_000
+WEEK = 7 * DAY
 """Microseconds."""
 MASKS = 32
 """So many filters, with what passes them, are remembered."""

@@ -78,6 +78,11 @@ WITHOUT_TORCH = (
     *(f"palate.feedback.{path.stem}" for path in sorted((PACKAGE / "feedback").glob("*.py"))),
     "palate.funnel",
     "palate.evaluate",
+    "palate.serve.app",
+    "palate.serve.run",
+    "palate.serve.score",
+    "palate.learn.job",
+    "palate.testing.simulator",
     "palate.cli",
 )
 
@@ -199,18 +204,21 @@ def test_modules_that_need_no_torch_do_not_load_it() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Under half a second of processor time, the least of three: elapsed time would tell how busy the machine is."""
-    script = "import sys; sys.argv = ['palate', '--help']\nfrom palate.cli import main\n"
-    script += "try:\n main()\nfinally:\n assert 'torch' not in sys.modules"
-    seconds = []
-    for _ in range(3):
+    """Little more processor time than typer's own pages of help, the least of three each, in turn: what a second is worth differs from
+    machine to machine, and by the hour.
+    """
+    shown = "import sys; sys.argv = ['palate', '--help']\nfrom palate.cli import main\n"
+    shown += "try:\n main()\nfinally:\n assert 'torch' not in sys.modules"
+    bare = "import typer\napp = typer.Typer()\n@app.command()\ndef one(): pass\n@app.command()\ndef two(): pass\napp(['--help'])"
+    seconds: dict[str, list[float]] = {shown: [], bare: []}
+    for script in (shown, bare) * 3:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        seconds[script].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
-        assert "palate demo" in done.stdout
-    assert min(seconds) < 0.5
+        assert ("palate demo" in done.stdout) == (script is shown)
+    assert min(seconds[shown]) < 1.5 * min(seconds[bare]), seconds
 
 
 PAPER = re.compile(r"\b(19|20)\d\d\b")

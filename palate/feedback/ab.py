@@ -35,13 +35,12 @@ import pydantic
 from scipy.special import gammaincc
 
 from palate import config
+from palate.features.spec import DAY
 from palate.types import ConfigError, DataError
 
 Doubles = npt.NDArray[np.float64]
 METRICS: Mapping[str, tuple[str, str]] = {"item_ctr": ("clicks", "items"), "page_ctr": ("clicked_pages", "pages")}
 """Numerator and denominator among the columns of `by_user`."""
-DAY = 86_400_000_000
-"""Microseconds."""
 
 
 # -- who sees what --------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
-from sqlalchemy import Connection, Executable, delete, func, select
+from sqlalchemy import Connection, Engine, Executable, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -386,31 +386,27 @@ class EventStore:
     # -- how ----------------------------------------------------------------------------------------------------------------------
 
     def _write(self, work: Callable[[Connection], T]) -> T:
-        """One transaction, which has reached the disk when this returns. Done again, once, on a new connection if the old was stale."""
-        for again in (True, False):
-            try:
-                with self._database.writer.connect() as connection:
-                    self._database.same_file(connection)
-                    with connection.begin():
-                        self._database.take_turn(connection)
-                        result = work(connection)
-                    self._database.same_file(connection)
-                    return result
-            except Replaced:
-                self._database.close()
-                if not again:
-                    raise self._database.gone() from None
-            except SQLAlchemyError as error:
-                if not (again and isinstance(error, DBAPIError) and error.connection_invalidated):
-                    raise self._database.explain(error) from None
-        raise AssertionError("unreachable")
+        """One transaction, which has reached the disk when this returns."""
+
+        def whole(connection: Connection) -> T:
+            with connection.begin():
+                self._database.take_turn(connection)
+                result = work(connection)
+            self._database.same_file(connection)
+            return result
+
+        return self._on(self._database.writer, whole)
 
     def _read(self, ask: Callable[[Connection], T]) -> T:
+        return self._on(self._database.reader, ask)
+
+    def _on(self, pool: Engine, work: Callable[[Connection], T]) -> T:
+        """Does something on a connection of a pool; again, once, on a new one if the old was stale. StoreError of one line otherwise."""
         for again in (True, False):
             try:
-                with self._database.reader.connect() as connection:
+                with pool.connect() as connection:
                     self._database.same_file(connection)
-                    return ask(connection)
+                    return work(connection)
             except Replaced:
                 self._database.close()
                 if not again:

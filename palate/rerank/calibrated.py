@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
+from palate.features.spec import DAY
 from palate.rerank.base import Reranker
 from palate.rerank.categories import codes_of, column_of, of
 from palate.rerank.places import Relevance, chosen, relevance
@@ -72,7 +73,7 @@ class Calibrated(Reranker):
         mine = history.take(rows)
         shares = _shares(of(self.codes, mine.values.astype(np.int32)), kinds)
         if self.config.half_life_days is not None:
-            age = np.maximum(now[rows][mine.rows] - times[history.positions(rows)], 0) / 86_400_000_000
+            age = np.maximum(now[rows][mine.rows] - times[history.positions(rows)], 0) / DAY
             shares = shares * np.exp2(-age / self.config.half_life_days)[:, None]
         total = np.zeros((len(rows), kinds))
         np.add.at(total, mine.rows, shares)

@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 import pydantic
 
+from palate.features.spec import DAY
 from palate.rerank.base import Reranker
 from palate.rerank.categories import column_of
 from palate.rerank.places import by, lowest_and_spread
 from palate.types import Candidates, ConfigError, Log, Longs, Queries, Run, State
 
-_DAY = 86_400_000_000
 _UNKNOWN = np.iinfo(np.int64).max
 
 
@@ -57,7 +57,7 @@ class Freshness(Reranker):
         items = np.where(candidates.present, candidates.items, 0)
         born = self.born[items] if len(self.born) else np.zeros(items.shape, dtype=np.int64)
         known = (born != _UNKNOWN) & candidates.present
-        days = np.maximum(queries.now[:, None] - np.where(known, born, 0), 0) / _DAY
+        days = np.maximum(queries.now[:, None] - np.where(known, born, 0), 0) / DAY
         boost = np.where(known, np.exp2(-days / self.config.half_life_days), 0)
         spread = lowest_and_spread(candidates.scores, candidates.present)[1]
         return by(candidates, candidates.scores + self.config.weight * np.where(spread > 0, spread, 1) * boost, k)

@@ -33,6 +33,7 @@ import numpy.typing as npt
 import polars as pl
 
 from palate.errors import DataError
+from palate.features.spec import DAY
 from palate.feedback import ab, join, off_policy
 from palate.feedback.events import micros, moment
 from palate.feedback.export import frame
@@ -60,7 +61,7 @@ _SHOWN: Mapping[str, pl.DataType] = {
 EACH_USER = timedelta(days=1)
 LEVEL = 0.95
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_HOUR, _DAY = 3_600_000_000, 86_400_000_000
+_HOUR = 3_600_000_000
 
 
 def dashboard(
@@ -110,7 +111,7 @@ def dashboard(
             "item_ctr": _rate(so_far),
             "page_ctr": _rate(_pages(so_far)),
         },
-        "traffic": _traffic(traffic, counts, _HOUR if days <= 3 else _DAY),
+        "traffic": _traffic(traffic, counts, _HOUR if days <= 3 else DAY),
         "kinds": _kinds(counts),
         "ctr": [{"position": position, **_rate(rows)} for position, rows in _groups(so_far, "position")],
         "coverage": _coverage(recent, catalogue),

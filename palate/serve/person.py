@@ -12,20 +12,18 @@ from typing import Any
 
 from palate.errors import StoreError
 from palate.features.history import History
+from palate.features.spec import DAY
 from palate.feedback.events import WANTED, micros
 from palate.feedback.store import Action, EventStore, Shown
 from palate.rerank.brought import IMPRESSIONS, SEED
 from palate.types import Request
 
-DAY = 86_400_000_000
-"""Microseconds."""
-
 
 @dataclass(frozen=True)
 class Rule:
-    """Which events of the store count as wanted: as in the log that the bundle learnt from.
+    """Which events of the store count as wanted: those of the kinds WANTED, and ratings as in the log that the bundle learnt from.
 
-    positive: the kinds; those that the log did not have count if they say so by their nature. least: a rating is wanted from this on.
+    least: a rating is wanted from this on; None: whatever it says.
     """
 
     least: float | None = None

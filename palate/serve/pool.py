@@ -3,8 +3,8 @@
     pool = Pool(workers=2, waiting=64)
     answer = await pool.run(work, late, seconds=0.5)
 
-Who would stand in line for longer than the deadline gets the cheaper answer at once, as long as those are few; the rest is told to come
-again. So what there is to compute with goes into answers, and not into some that nobody waits for any more.
+Who would stand in line for longer than the deadline gets the cheaper answer at once; who would stand in line for that longer than the
+deadline, too, is told to come again. So what there is to compute with goes into answers, and not into some that nobody waits for any more.
 
 `work` is given a Ticket and must claim it before it does anything that lasts, such as writing down what was shown; `late` is called if the
 ticket could be taken away from it because time was up. A thread that is late is left to finish; while all threads have been late for longer
@@ -31,8 +31,6 @@ class Busy(Exception):  # noqa: N818 - nothing went wrong
         self.seconds = seconds
 
 
-CHEAP = 8
-"""So many may wait for a cheaper answer; it takes milliseconds."""
 LATELY = 0.1
 """What the newest answer weighs in the time that one takes."""
 
@@ -52,7 +50,7 @@ class Ticket:
 
 
 class Pool:
-    """workers: threads. waiting: so many may stand in line before them."""
+    """workers: threads. waiting: so many may stand in line before them, and as many before the one with the cheaper answer."""
 
     def __init__(self, workers: int, waiting: int, prepare: Callable[[], None] | None = None) -> None:
         """prepare: called once in every thread."""
@@ -65,6 +63,7 @@ class Pool:
         self._number = 0
         self._cheap = 0
         self._takes = 0.0
+        self._cheap_takes = 0.0
 
     @property
     def busy(self) -> int:
@@ -79,9 +78,9 @@ class Pool:
     async def run(self, work: Callable[[Ticket], T | None], late: Callable[[str], T] | None, seconds: float) -> T:
         """work's answer; or, after `seconds` (0: never), that of `late`, which is told why. Raises Busy where the line is full."""
         if late is not None and seconds and self._stuck(seconds):
-            return await self._later(late, "every thread has been busy for longer than the deadline")
+            return await self._later(late, "every thread has been busy for longer than the deadline", seconds)
         if late is not None and seconds and self._open >= self.workers and self._expected() > seconds:
-            return await self._later(late, "too many requests at once")
+            return await self._later(late, "too many requests at once", seconds)
         ticket = Ticket()
         future = self._submit(lambda: work(ticket))
         waited = asyncio.wrap_future(future)
@@ -91,7 +90,7 @@ class Pool:
         except TimeoutError:
             assert late is not None
             if future.cancel() or ticket.claim():
-                return await self._later(late, f"no answer came within {seconds * 1000:g} ms")
+                return await self._later(late, f"no answer came within {seconds * 1000:g} ms", seconds)
             answer = await waited  # it was claimed at the last moment, so it is there
         assert answer is not None  # whoever does not claim the ticket is not waited for
         return answer
@@ -107,13 +106,22 @@ class Pool:
         """
         return (self._open // self.workers + 1) * self._takes
 
-    async def _later(self, late: Callable[[str], T], why: str) -> T:
+    async def _later(self, late: Callable[[str], T], why: str, seconds: float) -> T:
         with self._lock:
-            if self._cheap >= CHEAP:
+            if self._cheap and (self._cheap > self.waiting or (self._cheap + 1) * self._cheap_takes > seconds):
                 raise Busy(1)
             self._cheap += 1
+
+        def answer() -> T:
+            began = time.monotonic()
+            try:
+                return late(why)
+            finally:
+                with self._lock:
+                    self._cheap_takes += LATELY * (time.monotonic() - began - self._cheap_takes)
+
         try:
-            return await asyncio.wrap_future(self._spare.submit(late, why))
+            return await asyncio.wrap_future(self._spare.submit(answer))
         finally:
             with self._lock:
                 self._cheap -= 1

@@ -87,18 +87,20 @@ class Remembered(Body):
     kind: str | None
 
 
-class RecommendedItem(Body):
-    """score: what the slate was ordered by. probabilities: of each task. source: the retriever that ranked it best; sources: the rank, from
-    1, that each gave it. propensity: the probability with which the policy shows this item at this place.
+class RankedItem(ListedItem):
+    """An item in its place. score: what it was ordered by. probabilities: of each task. source: the retriever that ranked it best; sources:
+    the rank, from 1, that each gave it, empty where none would have brought it.
     """
 
-    item: str
-    title: str
     position: int
-    score: float
     probabilities: dict[str, float]
     source: str
     sources: dict[str, int]
+
+
+class RecommendedItem(RankedItem):
+    """propensity: the probability with which the policy shows this item at this place."""
+
     propensity: float
     reason: str
 
@@ -124,12 +126,9 @@ class Recommendation(Body):
     stages: list[Stage] | None
 
 
-class SimilarItem(Body):
+class SimilarItem(ListedItem):
     """An item that goes with the one asked about."""
 
-    item: str
-    title: str
-    score: float
     source: str
     sources: dict[str, int]
     reason: str
@@ -142,18 +141,6 @@ class Similar(Body):
     title: str
     version: str
     items: list[SimilarItem]
-
-
-class RankedItem(Body):
-    """A given item in its new place. sources is empty where no retriever would have brought it."""
-
-    item: str
-    title: str
-    position: int
-    score: float
-    probabilities: dict[str, float]
-    source: str
-    sources: dict[str, int]
 
 
 class Ranking(Body):

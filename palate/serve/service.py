@@ -9,7 +9,6 @@ Every method may be called from any thread. An answer is made from one bundle, w
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import hashlib
@@ -27,6 +26,7 @@ import polars as pl
 import pydantic
 
 from palate.errors import StoreError
+from palate.features.spec import DAY
 from palate.feedback.events import ShownSlate, micros, moment
 from palate.feedback.store import Decision, EventStore
 from palate.funnel import VERBS, Funnel
@@ -44,7 +44,7 @@ LONGEST = 512
 """Letters of a reason that the store keeps."""
 SHOWN = 50
 """Items of a stage that an answer shows, and of a history."""
-MONTH = 30 * 86_400_000_000
+MONTH = 30 * DAY
 """Microseconds: so old impressions still count as seen in vain."""
 
 WITHOUT_STORE = "the event store cannot be asked: only what the bundle learnt is known"
@@ -168,7 +168,9 @@ class Service:
     def _load(self, name: str) -> Served:
         """A bundle that can answer with the settings of this service and of each arm."""
         served = bundles.load(self.shelf, name, self.trust)
-        # What was loaded stays: the collector of garbage need not walk through a million items again and again.
+        # What was loaded stays: the collector of garbage need not walk through a million items again and again. What was set aside so for
+        # an earlier bundle is looked through once more, or no bundle that was replaced would ever be let go.
+        gc.unfreeze()
         gc.collect()
         gc.freeze()
         try:
@@ -179,8 +181,11 @@ class Service:
         return served
 
     def _decide(self, action: str, version: str, against: str | None, reason: str) -> None:
-        with contextlib.suppress(StoreError):  # what is served does not wait for the store; the swap is in the log of the service, too
+        try:
             self.store.decide(Decision(datetime.now(UTC), action, version, against, reason, {}))
+        except StoreError as error:  # what is served does not wait for the store
+            fields = {"action": action, "version": version, "why": str(error)}
+            logging.getLogger("palate.serve").warning("decision not kept", extra={"fields": fields})
 
     # -- answers ------------------------------------------------------------------------------------------------------------------
 
@@ -335,9 +340,11 @@ class Service:
         found = np.flatnonzero(near[0])[:k] if near.any() else np.arange(min(k, merged.items.shape[1]))
         slate = plain.slates(queries, merged.reorder(found[None]))[0]
         title = served.funnel.names[code]
+        # Where no retriever knows anything that goes with it, what is popular is shown, and called that.
+        reasons = [f"goes with {title}" if near.any() else reason for reason in slate.reasons]
+        keep = ("item", "title", "score", "source", "sources")
         items = [
-            {**{key: entry[key] for key in ("item", "title", "score", "source", "sources")}, "reason": f"goes with {title}"}
-            for entry in _items(plain, slate)
+            {**{key: entry[key] for key in keep}, "reason": reason} for entry, reason in zip(_items(plain, slate), reasons, strict=True)
         ]
         return {"item": served.funnel.item_ids[code], "title": title, "version": served.version, "items": items}
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -298,3 +301,19 @@ def test_what_the_store_cannot_hold_is_answered_all_the_same(serving: Serving, c
     service.writer.flush(5)  # type: ignore[attr-defined]
     assert service.store.slate("r1") is None
     assert [record.getMessage() for record in caplog.records if record.name == "palate.serve"] == ["slate not recorded"]
+
+
+def test_bundles_that_were_replaced_are_let_go(serving: Serving, bundle: Path) -> None:
+    """Also what only the garbage collector finds: what is frozen for it is thawed before the next bundle is."""
+    for number in range(4):
+        shutil.copytree(bundle, bundle.with_name(f"films@{number:012x}"))
+    service = serving()
+    seen = []
+    for number in range(4):
+        vars(service.served.funnel)["itself"] = service.served.funnel  # a circle, such as networks are full of
+        seen.append(weakref.ref(service.served.funnel))
+        service.swap(f"films@{number:012x}")
+        ask(service, user="p3")
+    seen.append(weakref.ref(service.served.funnel))
+    assert seen[-1]() is service.served.funnel
+    assert [funnel() for funnel in seen[:-2]] == [None] * 3
