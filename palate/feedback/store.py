@@ -52,6 +52,13 @@ class Appended(NamedTuple):
     forgotten: int
 
 
+class Marks(NamedTuple):
+    """What the store keeps of those who were forgotten: keyed hashes of their ids, see `EventStore.mark`. state: tells a change."""
+
+    of: frozenset[str]
+    state: tuple[int, int]
+
+
 class Shown(NamedTuple):
     """How often an item was on a person's screen, how often it was clicked there, and when it last was (microseconds)."""
 
@@ -213,7 +220,7 @@ class EventStore:
         """
 
         def work(connection: Connection) -> Forgotten:
-            mark = self._insert(tables.forgotten).values(who=self._who(user), time=time.time_ns() // 1000)
+            mark = self._insert(tables.forgotten).values(who=self.mark(user), time=time.time_ns() // 1000)
             connection.execute(mark.on_conflict_do_nothing())
             gone = (connection.execute(delete(table).where(table.c.user == user)).rowcount for table in (tables.events, tables.slates))
             return Forgotten(*gone)
@@ -225,7 +232,7 @@ class EventStore:
     def readmit(self, user: str) -> bool:
         """Lets a forgotten person begin anew. False if they were not forgotten."""
         table = tables.forgotten
-        return self._write(lambda connection: connection.execute(delete(table).where(table.c.who == self._who(user))).rowcount) > 0
+        return self._write(lambda connection: connection.execute(delete(table).where(table.c.who == self.mark(user))).rowcount) > 0
 
     def compact(self) -> None:
         """Rewrites the store so that no byte of what was deleted is left in it. Writers wait: about 5 s a GB. For quiet hours."""
@@ -277,7 +284,7 @@ class EventStore:
 
         Cost: some 90 microseconds of a person with few events behind the cursor; the three asked for one by one cost 350.
         """
-        values = {"user": user, "after": after, "limit": limit, "who": self._who(user)}
+        values = {"user": user, "after": after, "limit": limit, "who": self.mark(user)}
         if impressions_since is None:
             rows = self._all(questions.PERSON, values)
         else:
@@ -310,6 +317,21 @@ class EventStore:
         """Whether the person was forgotten."""
         return bool(self._read(lambda connection: self._forgotten_among(connection, {user})))
 
+    def mark(self, user: str) -> str:
+        """What stands for a person who was forgotten; made without asking the store."""
+        return hashlib.blake2b(user.encode(), key=self._salt, digest_size=32).hexdigest()
+
+    def marks(self, before: Marks | None = None) -> Marks:
+        """Of all who were forgotten, for the time when the store cannot be asked. before: is returned if nothing has changed since."""
+        who, when = tables.forgotten.c
+
+        def ask(connection: Connection) -> Marks:
+            count, newest = connection.execute(select(func.count(), func.max(when))).one()
+            state = (count, newest or 0)
+            return before if before is not None and before.state == state else Marks(frozenset(connection.scalars(select(who))), state)
+
+        return self._read(ask)
+
     def forgotten_among(self, users: Iterable[str]) -> set[str]:
         """Those of the people who were forgotten. Cost: 2 microseconds each, and reading all marks where there are fewer of those."""
         wanted = set(users)
@@ -319,7 +341,7 @@ class EventStore:
             if (connection.scalar(select(func.count()).select_from(table)) or 0) > len(wanted):
                 return self._forgotten_among(connection, wanted)
             marks = set(connection.scalars(select(table.c.who)))
-            return {user for user in wanted if self._who(user) in marks} if marks else set()
+            return {user for user in wanted if self.mark(user) in marks} if marks else set()
 
         return self._read(ask)
 
@@ -419,14 +441,11 @@ class EventStore:
     def _all(self, question: Executable, values: Mapping[str, Any] | None = None) -> Sequence[Any]:
         return self._read(lambda connection: connection.execute(question, values).all())
 
-    def _who(self, user: str) -> str:
-        return hashlib.blake2b(user.encode(), key=self._salt, digest_size=32).hexdigest()
-
     def _forgotten_among(self, connection: Connection, users: set[str]) -> set[str]:
         table = tables.forgotten
         if not connection.scalar(select(table.c.who).limit(1)):
             return set()
-        by_hash = {self._who(user): user for user in users}
+        by_hash = {self.mark(user): user for user in users}
         return {by_hash[who] for who in known(connection, table.c.who, list(by_hash))}
 
     def _keep_slates(self, connection: Connection, slates: Mapping[str, ShownSlate]) -> tuple[int, set[str]]:

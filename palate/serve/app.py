@@ -52,6 +52,8 @@ STORE_SECONDS = 15.0
 """How long somebody waits for the store, whose own timeouts are shorter: what is left is a server that takes questions and says nothing."""
 LOOK_SECONDS = 1.0
 """Between looks at what the shelf points to."""
+REMEMBER_SECONDS = 5.0
+"""Between looks at who was forgotten."""
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css",
@@ -152,7 +154,7 @@ def _routes(held: State) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(_start(held)), asyncio.create_task(_watch(held))]
+        tasks = [asyncio.create_task(_start(held)), asyncio.create_task(_watch(held)), asyncio.create_task(_remember(held))]
         try:
             yield
         finally:
@@ -363,6 +365,14 @@ async def _watch(held: State) -> None:
         except PalateError as error:
             refused = pointed
             tell("bundle", level=logging.ERROR, action="follow", why=str(error))
+
+
+async def _remember(held: State) -> None:
+    """Keeps up with who was forgotten through other processes."""
+    while True:
+        await asyncio.sleep(REMEMBER_SECONDS)
+        with suppress(StoreError):
+            await held.ask(held.service.remember)
 
 
 class Needs(HTTPBearer):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import gc
-import hashlib
 import logging
 import os
 import threading
@@ -28,7 +27,7 @@ import pydantic
 from palate.errors import StoreError
 from palate.features.spec import DAY
 from palate.feedback.events import ShownSlate, micros, moment
-from palate.feedback.store import Decision, EventStore
+from palate.feedback.store import Decision, EventStore, Marks
 from palate.funnel import VERBS, Funnel
 from palate.serve import served as bundles
 from palate.serve.person import Known, Patience, clock, look_up, request
@@ -84,14 +83,14 @@ class Service:
         self.shelf, self.store, self.writer, self.settings, self.trust, self.watch = shelf, store, writer, settings, tuple(trust), watch
         self._served: Served | None = None
         self._swapping = threading.Lock()
-        self._salt = os.urandom(16)
-        self._gone: set[bytes] = set()
+        self._gone: Marks | None = None
         self._patience = Patience(settings.deadline_ms / 2000 or 5.0)
 
     # -- bundles ------------------------------------------------------------------------------------------------------------------
 
     def start(self) -> Served:
         """Loads the bundle in service; if it is damaged, the last one before it that is not, and writes that down."""
+        self.remember()
         pointer = self.shelf.pointer()
         names = [pointer.bundle, *reversed(pointer.previous)]
         first: BundleError | None = None
@@ -300,9 +299,16 @@ class Service:
         else:
             with self._patience:
                 known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
-        if known.trouble and self._mark(user) in self._gone:
+        if known.trouble and self._gone is not None and self.store.mark(user) in self._gone.of:
             return Known(forgotten=True, trouble=known.trouble)
         return known
+
+    def remember(self) -> None:
+        """Takes note of who was forgotten, by whichever process, for when the store cannot be asked. Cheap if nothing has changed."""
+        try:
+            self._gone = self.store.marks(self._gone)
+        except StoreError as error:
+            logging.getLogger("palate.serve").warning("forgotten not read", extra={"fields": {"why": str(error)}})
 
     def _request(self, served: Served, asked: Recommend, now: datetime, recommendation: str, known: Known) -> Request:
         at = clock(self.settings.clock, served.funnel.history.latest, self.settings.stale_days)(now)
@@ -408,13 +414,13 @@ class Service:
     def forget(self, user: str) -> dict[str, int]:
         """Removes a person from the store for good. To the bundle in service they are a stranger from now on, to the next one unknown."""
         removed = self.store.forget(user)
-        self._gone.add(self._mark(user))
+        self.remember()
         return removed._asdict()
 
     def readmit(self, user: str) -> dict[str, bool]:
         """Lets a forgotten person begin anew."""
         back = self.store.readmit(user)
-        self._gone.discard(self._mark(user))
+        self.remember()
         return {"readmitted": back}
 
     def users(self, query: str, limit: int) -> dict[str, Any]:
@@ -424,9 +430,6 @@ class Service:
         some = found.head(limit).to_list()
         gone = self.store.forgotten_among(some)
         return {"users": [user for user in some if user not in gone], "total": len(found)}
-
-    def _mark(self, user: str) -> bytes:
-        return hashlib.blake2b(user.encode(), key=self._salt, digest_size=16).digest()
 
     # -- items, and what is served ------------------------------------------------------------------------------------------------
 

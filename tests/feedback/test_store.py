@@ -256,6 +256,23 @@ def test_a_person_is_all_that_a_request_needs(store: EventStore) -> None:
     assert store.person("v") == Person([], {}, False)
 
 
+def test_marks_say_who_was_forgotten_and_name_nobody(store: EventStore) -> None:
+    none = store.marks()
+    assert (none.of, store.marks(none) is none) == (frozenset(), True)
+    store.forget("gone")
+    one = store.marks(none)
+    assert one.of == {store.mark("gone")}
+    assert "gone" not in "".join(one.of)
+    store.append([event("1")])
+    store.forget("gone")  # again
+    assert store.marks(one) is one
+    store.readmit("gone")
+    store.forget("other")
+    assert store.marks(one).of == {store.mark("other")}
+    store.readmit("other")
+    assert store.marks(one).of == frozenset()
+
+
 def test_those_who_were_forgotten_among_few_and_many(store: EventStore) -> None:
     assert store.forgotten_among(["u", "v"]) == set()
     gone = [f"gone{number}" for number in range(12)]

@@ -13,6 +13,7 @@ import pytest
 
 from palate.feedback.ab import Experiment, Layer
 from palate.feedback.events import parse_events
+from palate.feedback.store import EventStore
 from palate.serve.person import clock
 from palate.serve.pool import Ticket
 from palate.serve.schemas import Rank, Recommend
@@ -222,6 +223,27 @@ def test_who_is_forgotten_is_a_stranger(serving: Serving) -> None:
     told = service.user("p7")
     assert (told["forgotten"], told["known"], told["history"], told["events"]) == (True, False, [], [])
     assert "p7" not in service.users("p7", 20)["users"]
+    assert service.readmit("p7") == {"readmitted": True}
+    assert ask(service, user="p7")["known"]
+
+
+def test_who_is_forgotten_is_a_stranger_also_while_the_store_is_away(serving: Serving, tmp_path: Path) -> None:
+    """Whoever did the forgetting: another process, or this one before it was started again."""
+    service = serving()
+    stranger = items(ask(service, user="never seen"))
+    with EventStore.open(tmp_path / "events.db") as other:
+        other.forget("p7")
+    service.remember()
+    again = serving()
+    away = (tmp_path / "events.db").rename(tmp_path / "away.db")
+    for each in (service, again):
+        answer = ask(each, user="p7")
+        assert "event store" in answer["why"]
+        assert (answer["user"], answer["history"], items(answer)) == (None, [], stranger)
+        assert ask(each, user="p8")["history"]
+        each.remember()  # nothing can be read, so what was read stays
+        assert items(ask(each, user="p7")) == stranger
+    away.rename(tmp_path / "events.db")
     assert service.readmit("p7") == {"readmitted": True}
     assert ask(service, user="p7")["known"]
 
