@@ -11,10 +11,13 @@ learnt from. Numpy only.
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import numpy as np
 from scipy import sparse
 
-from palate.types import Floats
+from palate.retrieve.base import places
+from palate.types import Bools, Floats, Log
 
 _ROWS = 4096
 """Users looked at together by `fit`."""
@@ -54,3 +57,31 @@ class FoldIn:
     def __call__(self, known: sparse.csr_matrix) -> Floats:
         """Vectors [B, D'] of histories [B, N]."""
         return self.inputs(known) @ self.weights
+
+
+class Fitted(Protocol):
+    """A model of users and items that folds in: `users` are its vectors [U, D'] of those who are `there`, `learnt` its items."""
+
+    users: Floats
+    there: Bools
+    learnt: Bools
+    fold_in: FoldIn
+
+
+def carried_over(before: Fitted, funnel: Any, log: Log, known: sparse.csr_matrix) -> tuple[Floats, Bools]:
+    """Vectors [U, D'] of the users of a later log from where an earlier model stood, and who has one. known: the log's users by items.
+
+    Users and items are found by their ids, in the earlier funnel's tables. Whoever is new is folded in from the items it knew.
+    """
+    users, items = places(log.users["user"], funnel.users["user"]), places(log.items["item"], funnel.items["item"])
+    vectors, there = np.zeros((log.n_users, before.users.shape[1]), dtype=np.float32), np.append(before.there, False)[users]
+    vectors[there] = before.users[users[there]]
+    # What the earlier one knows of the new users' items: their histories in its codes.
+    shared = np.flatnonzero(np.append(before.learnt, False)[items])
+    to_codes = sparse.csr_matrix((np.ones(len(shared), np.float32), (shared, items[shared])), shape=(log.n_items, len(before.learnt)))
+    new = np.flatnonzero(~there)
+    histories = (known[new] @ to_codes).tocsr()
+    folded = np.diff(histories.indptr) > 0
+    vectors[new[folded]] = before.fold_in(histories[folded])
+    there[new[folded]] = True
+    return vectors, there

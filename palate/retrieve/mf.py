@@ -27,7 +27,7 @@ from torch import Tensor
 from palate.config import Training
 from palate.features.loader import Loader
 from palate.retrieve.base import Retriever, history_matrix, interactions, places, wanted
-from palate.retrieve.fold_in import FoldIn
+from palate.retrieve.fold_in import FoldIn, carried_over
 from palate.retrieve.index import ExactIndex
 from palate.retrieve.mf_network import Drawn, Vectors, Whole
 from palate.retrieve.topk import inner_products, query_matrix, strongest
@@ -137,19 +137,10 @@ class MF(Retriever):
         return self
 
     def _go_on(self, network: Vectors, before: MF, funnel: Any, log: Log, known: sparse.csr_matrix, pool: Ints) -> None:
-        """Users and items that an earlier MF had vectors of start from those; users new to it are folded in. Found by their ids."""
-        users, items = places(log.users["user"], funnel.users["user"]), places(log.items["item"], funnel.items["item"])
-        vectors, there = np.zeros((log.n_users, before.users.shape[1]), dtype=np.float32), np.append(before.there, False)[users]
-        vectors[there] = before.users[users[there]]
-        # What the earlier one knows of the new users' items: their histories in its codes.
-        shared = np.flatnonzero(np.append(before.learnt, False)[items])
-        to_codes = sparse.csr_matrix((np.ones(len(shared), np.float32), (shared, items[shared])), shape=(log.n_items, len(before.learnt)))
-        new = np.flatnonzero(~there)
-        histories = (known[new] @ to_codes).tocsr()
-        folded = np.diff(histories.indptr) > 0
-        vectors[new[folded]] = before._alike(before.fold_in(histories[folded]))
-        there[new[folded]] = True
-        network.start("user", np.flatnonzero(there), vectors[there])
+        """Users and items that an earlier MF had vectors of start from those; users new to it are folded in."""
+        vectors, there = carried_over(before, funnel, log, known)
+        network.start("user", np.flatnonzero(there), before._alike(vectors[there]))
+        items = places(log.items["item"], funnel.items["item"])
         old = np.flatnonzero(np.append(before.learnt, False)[items[pool]])
         network.start("item", old, before.index.vectors[items[pool[old]]])
 

@@ -21,6 +21,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pydantic
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from palate import losses, sampling
@@ -28,8 +29,8 @@ from palate.config import Training
 from palate.features.loader import Loader
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP, Head, linear
-from palate.retrieve.base import Retriever, history_matrix, interactions, wanted
-from palate.retrieve.fold_in import FoldIn
+from palate.retrieve.base import Retriever, history_matrix, interactions, places, wanted
+from palate.retrieve.fold_in import FoldIn, carried_over
 from palate.retrieve.mf_network import id_batch
 from palate.retrieve.topk import answer
 from palate.types import NOTHING, Batch, Bools, Candidates, ConfigError, Floats, Inputs, Ints, Log, Longs, Queries, Run, SparseInput, State
@@ -72,6 +73,7 @@ class NCF(Retriever):
     config: Config
     curves: Mapping[str, list[float]]
     """Of the last stage: a list a metric, one value an epoch."""
+    network: Network
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
         if run.train is None:
@@ -81,16 +83,27 @@ class NCF(Retriever):
         place = np.zeros(log.n_items, dtype=np.int32)
         place[pool] = np.arange(len(pool))
         make = Examples(learnt.user_codes, place[learnt.item_codes], (log.n_users, len(pool)), config.n_negatives, run.seed)
+        rows = np.arange(len(learnt))
+        before: NCF | None = run.warm.before(self) if run.warm else None
+        goes_on = before is not None and alike(before.config, config)
+        if run.warm is not None and goes_on:
+            rows = run.warm.chosen(learnt.times, run.seed)
 
         def trained(network: Network, training: Training, part: str = "") -> Network:
-            loader = Loader(len(learnt), make, training.batch_size, seed=run.seed)
+            loader = Loader(len(rows), lambda chosen: make(rows[chosen]), training.batch_size, seed=run.seed)
             assert run.train is not None
             self.curves = run.train(network, loader, step, training, name=f"{self.name}{part}", run=run)
             return network
 
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
-            if config.model == "neumf" and config.pretrain:
+            if run.warm is not None and before is not None and goes_on:
+                # What is new to it was never pre-trained, so `train` and not `fuse`.
+                training = config.train.model_copy(update={"epochs": run.warm.epochs_of(config.train.epochs)})
+                network = Network(config, config.model, log.n_users, len(pool), training)
+                self._go_on(network, before, run.warm.funnel, log, known, pool)
+                network = trained(network, training)
+            elif config.model == "neumf" and config.pretrain:
                 parts = {
                     part: trained(Network(config, part, *make.size, config.train), config.train, f".{part}") for part in ("gmf", "mlp")
                 }
@@ -108,6 +121,15 @@ class NCF(Retriever):
         self.items[pool] = items
         self.fold_in = FoldIn.fit(known, self.items, self.users)
         return self
+
+    def _go_on(self, network: Network, before: NCF, funnel: Any, log: Log, known: sparse.csr_matrix, pool: Ints) -> None:
+        """Layers as an earlier NCF left them, and the embeddings of whom and what it knew; users new to it are folded in."""
+        users, there = carried_over(before, funnel, log, known)
+        items = places(log.items["item"], funnel.items["item"])[pool]
+        old = np.append(before.learnt, False)[items]
+        network.start("user", np.flatnonzero(there), users[there])
+        network.start("item", np.flatnonzero(old), before.items[items[old]])
+        network.scorer.load_state_dict(before.network.scorer.state_dict())
 
     def encode_queries(self, queries: Queries) -> Floats:
         """Embeddings of the users, float32 [B, F]: as learnt, or folded in; NaN for those of whom nothing is known."""
@@ -159,6 +181,11 @@ class NCF(Retriever):
         return self
 
 
+def alike(one: NCF.Config, other: NCF.Config) -> bool:
+    """Whether the networks of both have the same shape."""
+    return (one.model, one.factors, one.layers) == (other.model, other.factors, other.layers)
+
+
 def step(network: Any, batch: Batch) -> dict[str, Tensor]:
     """Binary cross-entropy, a mean over positives and negatives."""
     logits = network(batch).float()
@@ -185,6 +212,12 @@ class Network(nn.Module):
         """users [B, F] with items of their own [B, K, F] -> [B, K]; with items of all [N, F] -> [B, N]."""
         result: Tensor = self.scorer(users, items)
         return result
+
+    @torch.no_grad()
+    def start(self, side: str, codes: Longs, vectors: Floats) -> None:
+        """Where the embeddings of some users or items begin."""
+        table = next(iter(self.get_submodule(side).tables().values()))  # type: ignore[operator]
+        table[torch.from_numpy(codes + 1), : vectors.shape[1]] = torch.from_numpy(vectors)
 
     @torch.no_grad()
     def start_from(self, gmf: Network, mlp: Network, alpha: float) -> Network:

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from palate.config import Training
 from palate.features.loader import Loader
-from palate.retrieve.base import Retriever, wanted
+from palate.retrieve.base import Retriever, places, wanted
 from palate.retrieve.mf import rated
 from palate.retrieve.mf_network import id_batch
 from palate.retrieve.topk import answer, query_matrix, score_given
@@ -60,6 +60,7 @@ class RBM(Retriever):
     config: Config
     curves: Mapping[str, list[float]]
     """Of the training: a list a metric, one value an epoch."""
+    machine: Machine
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
         if run.train is None:
@@ -94,8 +95,17 @@ class RBM(Retriever):
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             machine = Machine(self.config, len(self.pool), k, shares)
-            loader = Loader(len(taken), taken, self.config.train.batch_size, seed=run.seed)
-            self.curves = run.train(machine, loader, step, self.config.train, name=self.name, run=run)
+            rows, training = np.arange(len(taken)), self.config.train
+            before: RBM | None = run.warm.before(self) if run.warm else None
+            if run.warm is not None and before is not None and alike(before, self):
+                # A row is a person: as young as their newest event.
+                newest = np.zeros(log.n_users, dtype=np.int64)
+                np.maximum.at(newest, learnt.user_codes, learnt.times)
+                rows = run.warm.chosen(newest[taken.users], run.seed)
+                training = training.model_copy(update={"epochs": run.warm.epochs_of(training.epochs)})
+                machine.go_on(before.machine, rows_among(before.pool, places(log.items["item"], run.warm.funnel.items["item"])[self.pool]))
+            loader = Loader(len(rows), lambda chosen: taken(rows[chosen]), training.batch_size, seed=run.seed)
+            self.curves = run.train(machine, loader, step, training, name=self.name, run=run)
         self.machine = machine.cpu().eval()
         self.there: Bools = counts > 0 if self.softmax else np.zeros(0, dtype=bool)
         self.hidden: Floats = self._hidden_of(taken) if self.softmax else np.zeros((0, self.config.width), dtype=np.float32)
@@ -160,6 +170,17 @@ class RBM(Retriever):
         return self
 
 
+def alike(one: RBM, other: RBM) -> bool:
+    """Whether both have the same hidden units, and the same visible ones for an item."""
+    return one.config.width == other.config.width and one.config.units == other.config.units and np.array_equal(one.levels, other.levels)
+
+
+def rows_among(pool: Ints, codes: Longs) -> Longs:
+    """Where codes stand in a rising pool, -1 where they do not."""
+    found = np.minimum(np.searchsorted(pool, codes), len(pool) - 1)
+    return np.where(pool[found] == codes, found, -1)
+
+
 def step(machine: Any, batch: Batch) -> dict[str, Tensor]:
     """Contrastive divergence of one batch. The loss is not a likelihood, and may be negative; `error` is the one of reconstruction."""
     visible, mask = machine.visible(batch)
@@ -182,6 +203,16 @@ class Machine(nn.Module):
         self.weight = nn.Parameter(torch.randn(items * k, config.width) * config.std)
         self.b = nn.Parameter(torch.from_numpy(odds).float())
         self.c = nn.Parameter(torch.zeros(config.width))
+
+    @torch.no_grad()
+    def go_on(self, earlier: Machine, rows: Longs) -> None:
+        """Takes over what an earlier one learnt. rows: for each item, its place there, -1 where it is new and starts as ever."""
+        old = torch.from_numpy(np.flatnonzero(rows >= 0))
+        theirs = torch.from_numpy(rows[rows >= 0])
+        for name in ("weight", "b"):
+            own, other = (getattr(machine, name).data.view(machine.items, machine.k, -1) for machine in (self, earlier))
+            own[old] = other[theirs]
+        self.c.copy_(earlier.c)
 
     def forward(self, batch: Batch) -> Tensor:
         """Hidden probabilities [B, F]."""

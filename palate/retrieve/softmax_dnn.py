@@ -31,7 +31,8 @@ from palate.features.loader import Loader
 from palate.features.spec import Categorical, Counter, FeatureSet, Sequence
 from palate.nn.embedding import Embeddings
 from palate.nn.mlp import MLP
-from palate.retrieve.base import Retriever, wanted
+from palate.nn.warm import go_on, same_columns
+from palate.retrieve.base import Retriever, places, wanted
 from palate.retrieve.index import ExactIndex
 from palate.retrieve.topk import inner_products, query_matrix, strongest
 from palate.retrieve.towers import nothing_happened
@@ -72,6 +73,9 @@ class SoftmaxDNN(Retriever):
     config: Config
     curves: Mapping[str, list[float]]
     """Of the training: a list a metric, one value an epoch."""
+    encoder: Encoder
+    network: Network
+    index: ExactIndex
 
     def fit(self, log: Log, run: Run = Run()) -> Self:
         if run.train is None:
@@ -80,18 +84,30 @@ class SoftmaxDNN(Retriever):
         pool = np.unique(positives.item_codes)
         place = np.zeros(log.n_items, dtype=np.int32)
         place[pool] = np.arange(len(pool))
-        self.encoder = Encoder.fit(self._features(log), log, history)
+        rows, training = np.arange(len(positives)), self.config.train
+        before: SoftmaxDNN | None = run.warm.before(self) if run.warm else None
+        read = before.encoder.features if before is not None and before.config == self.config else self._features(log)
+        self.encoder = Encoder.fit(read, log, history, None if before is None else before.encoder)
+        same = before is not None and same_columns(self.encoder.inputs("user"), before.encoder.inputs("user"))
+        if run.warm is not None and same:
+            rows = run.warm.chosen(positives.times, run.seed)
+            training = training.model_copy(update={"epochs": run.warm.epochs_of(training.epochs)})
         examples = Examples(self.config, self.encoder, history, place[positives.item_codes], len(pool), run.seed)
-        loader = Loader(len(positives), examples, self.config.train.batch_size, seed=run.seed)
+        loader = Loader(len(rows), lambda chosen: examples(rows[chosen]), training.batch_size, seed=run.seed)
         with torch.random.fork_rng():
             torch.manual_seed(run.seed)
             self.network = Network(self.config, self.encoder.inputs("user"), len(pool))
-            self.curves = run.train(self.network, loader, self.step, self.config.train, name=self.name, run=run)
+            if run.warm is not None and before is not None:
+                go_on(self.network, before.network, self.encoder.rows_of(before.encoder), same)
+                items = places(log.items["item"], run.warm.funnel.items["item"])[pool]
+                old = np.append(before.learnt, False)[items]
+                self.network.start(np.flatnonzero(old), before.index.vectors[items[old]])
+            self.curves = run.train(self.network, loader, self.step, training, name=self.name, run=run)
         self.network.cpu().eval()
         with torch.no_grad():
-            rows, bias = self.network.items(None)
+            softmax, bias = self.network.items(None)
         vectors = np.zeros((log.n_items, self.config.width + 1), dtype=np.float32)
-        vectors[pool] = torch.cat((rows, bias[:, None]), 1).numpy()
+        vectors[pool] = torch.cat((softmax, bias[:, None]), 1).numpy()
         self.learnt: Bools = np.isin(np.arange(log.n_items), pool)
         self.index = ExactIndex(vectors)
         return self
@@ -169,6 +185,12 @@ class Network(nn.Module):
         self.softmax = Embeddings(rows, width, config.train, init="normal", std=config.width**-0.5)
         with torch.no_grad():
             self.softmax.tables()["softmax"][:, config.width :] = 0.0
+
+    @torch.no_grad()
+    def start(self, codes: Longs, vectors: Floats) -> None:
+        """Where v and c of some items begin: float32 [n, D + 1]. Of another width, they start as ever."""
+        if vectors.shape[1] == self.config.width + 1:
+            self.softmax.tables()["softmax"][torch.from_numpy(codes + 1), : vectors.shape[1]] = torch.from_numpy(vectors)
 
     def query(self, batch: Batch) -> Tensor:
         """u: [B, D]."""

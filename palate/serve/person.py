@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from palate.errors import StoreError
 from palate.features.history import History
@@ -17,6 +18,8 @@ from palate.feedback.events import WANTED, micros
 from palate.feedback.store import Action, EventStore, Shown
 from palate.rerank.brought import IMPRESSIONS, SEED
 from palate.types import Request
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,20 @@ class Patience:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         del self._began[threading.get_ident()]
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """What is worked out in a thread that may hang. Raises TimeoutError after `seconds`; nobody waits for the thread any more then."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="may hang", daemon=True).start()
+    return future.result(seconds)
 
 
 def look_up(store: EventStore, user: str, history: History, rule: Rule, *, after: int, impressions_since: int | None) -> Known:

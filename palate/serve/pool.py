@@ -82,7 +82,7 @@ class Pool:
         if late is not None and seconds and self._open >= self.workers and self._expected() > seconds:
             return await self._later(late, "too many requests at once", seconds)
         ticket = Ticket()
-        future = self._submit(lambda: work(ticket))
+        future = self._submit(lambda: work(ticket), seconds)
         waited = asyncio.wrap_future(future)
         waited.add_done_callback(_heard)
         try:
@@ -126,7 +126,7 @@ class Pool:
             with self._lock:
                 self._cheap -= 1
 
-    def _submit(self, work: Callable[[], T]) -> Future[T]:
+    def _submit(self, work: Callable[[], T], seconds: float) -> Future[T]:
         with self._lock:
             if self._open >= self.workers + self.waiting:
                 raise Busy(1)
@@ -142,7 +142,8 @@ class Pool:
             finally:
                 with self._lock:
                     took = time.monotonic() - self._started.pop(number)
-                    self._takes += LATELY * (took - self._takes)
+                    # One that hung says no more than that it was late: what hangs is not how long answers take.
+                    self._takes += LATELY * ((min(took, seconds) if seconds else took) - self._takes)
 
         def done(_: object) -> None:
             with self._lock:

@@ -30,7 +30,7 @@ from palate.feedback.events import ShownSlate, micros, moment
 from palate.feedback.store import Decision, EventStore, Marks
 from palate.funnel import VERBS, Funnel
 from palate.serve import served as bundles
-from palate.serve.person import Known, Patience, clock, look_up, request
+from palate.serve.person import Known, Patience, clock, look_up, request, within
 from palate.serve.pool import Ticket
 from palate.serve.schemas import Asker, Rank, Recommend
 from palate.serve.served import Served
@@ -208,7 +208,7 @@ class Service:
         served, clock = self.served, _Clock(self.watch)
         self._check(asked)
         recommendation = os.urandom(16).hex()
-        known = self._known(served, asked.user)
+        known = self._known(served, asked.user) if why is None else self._known_soon(served, asked.user)
         experiment, arm = self._assign(asked.user if not known.forgotten else None)
         if why is None:
             funnel = served.knobs(together(self.settings.rerank, self.settings.arms.get(arm, {}) if arm else {}, asked.rerank))
@@ -289,19 +289,28 @@ class Service:
             if key.startswith("palate."):
                 raise ConfigError(f"context.{key}: names that begin with `palate.` are the service's own")
 
+    def _known_soon(self, served: Served, user: str | None) -> Known:
+        """The same for whoever must not hang: the one thread with the cheaper answers would take everybody along."""
+        try:
+            return within(self._patience.seconds, lambda: self._known(served, user))
+        except TimeoutError:
+            return self._stranger(user, f"{self.store.where}: does not answer")
+
     def _known(self, served: Served, user: str | None) -> Known:
         if user is None:
             return Known()
         since = micros(datetime.now(UTC)) - MONTH if served.counts_impressions else None
         after = served.cursors.get(self.store.id, 0)
         if self._patience.lost:
-            known = Known(trouble=f"{self.store.where}: does not answer")
-        else:
-            with self._patience:
-                known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
-        if known.trouble and self._gone is not None and self.store.mark(user) in self._gone.of:
-            return Known(forgotten=True, trouble=known.trouble)
-        return known
+            return self._stranger(user, f"{self.store.where}: does not answer")
+        with self._patience:
+            known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
+        return self._stranger(user, known.trouble) if known.trouble else known
+
+    def _stranger(self, user: str | None, trouble: str) -> Known:
+        """What is known where the store cannot be asked: only whether it said that the person was forgotten."""
+        gone = user is not None and self._gone is not None and self.store.mark(user) in self._gone.of
+        return Known(forgotten=gone, trouble=trouble)
 
     def remember(self) -> None:
         """Takes note of who was forgotten, by whichever process, for when the store cannot be asked. Cheap if nothing has changed."""

@@ -20,12 +20,16 @@ from palate.rank.dlrm import DLRM
 from palate.rank.multitask import MultiTask
 from palate.rank.tasks import Task
 from palate.retrieve.als import ALS
-from palate.retrieve.base import Retriever
+from palate.retrieve.base import Retriever, interactions
+from palate.retrieve.fold_in import carried_over
 from palate.retrieve.mf import MF
+from palate.retrieve.ncf import NCF
 from palate.retrieve.popular import Popular
+from palate.retrieve.rbm import RBM
+from palate.retrieve.softmax_dnn import SoftmaxDNN
 from palate.retrieve.two_tower import TwoTower
 from palate.train.trainer import Trainer
-from palate.types import Floats, Log, Queries, Run, Warm
+from palate.types import Floats, Log, Queries, Ragged, Run, Warm
 
 
 def untrained(model: Any, loader: Any, step: Any, training: Training, **more: Any) -> dict[str, list[float]]:
@@ -127,6 +131,70 @@ def test_a_person_new_to_mf_is_folded_in_by_hand(logs: tuple[Log, Log]) -> None:
     np.testing.assert_allclose(now.users[code][:9], (x @ before.fold_in.weights)[:9], atol=1e-4)  # the tenth is the constant 1
 
 
+@pytest.mark.parametrize("model", ["gmf", "mlp", "neumf"])
+def test_ncf_starts_with_the_embeddings_it_had_by_id_and_the_layers(logs: tuple[Log, Log], model: str) -> None:
+    early, whole = logs
+    fuse = {"epochs": 1, "dense": "sgd", "sparse": "dense"}
+    settings: dict[str, Any] = {"model": model, "factors": 4, "train": {"epochs": 1}, "fuse": fuse}
+    before = NCF(**settings)
+    funnel = funnel_of(early, before)
+    now = NCF(**settings).fit(whole, Run(train=untrained, warm=warm(funnel)))
+    mine, theirs = both(early.items["item"], whole.items["item"])
+    known = before.learnt[mine]
+    np.testing.assert_array_equal(now.items[theirs[known]], before.items[mine[known]])
+    mine, theirs = both(early.users["user"], whole.users["user"])
+    known = before.there[mine]
+    np.testing.assert_array_equal(now.users[theirs[known]], before.users[mine[known]])
+    for name, weights in before.network.scorer.state_dict().items():
+        np.testing.assert_array_equal(now.network.scorer.state_dict()[name].numpy(), weights.numpy())
+    new = whole.users["user"].to_list().index("u190")
+    vectors, there = carried_over(before, funnel, whole, interactions(whole))
+    assert there[new]
+    np.testing.assert_array_equal(now.users[new], vectors[new])  # folded in, see MF
+    wider = NCF(**{**settings, "factors": 8}).fit(whole, Run(train=Trainer().fit, warm=warm(funnel)))  # of another shape: anew
+    assert wider.items.shape[1] > now.items.shape[1]
+
+
+def test_the_softmax_starts_with_its_rows_and_its_tower(logs: tuple[Log, Log]) -> None:
+    early, whole = logs
+    settings: dict[str, Any] = {"width": 8, "layers": (8,), "n_negatives": 40, "train": {"epochs": 1}}
+    before = SoftmaxDNN(**settings)
+    funnel = funnel_of(early, before)
+    now = SoftmaxDNN(**settings).fit(whole, Run(train=untrained, warm=warm(funnel)))
+    mine, theirs = both(early.items["item"], whole.items["item"])
+    known = before.learnt[mine]
+    np.testing.assert_array_equal(now.index.vectors[theirs[known]], before.index.vectors[mine[known]])
+    for name, weights in before.network.tower.mlp.state_dict().items():
+        np.testing.assert_array_equal(now.network.tower.mlp.state_dict()[name].numpy(), weights.numpy())
+    # Somebody's history, told in the codes of either log, is one vector.
+    vectors = []
+    for tower, log, codes in ((before, early, mine), (now, whole, theirs)):
+        asked = History.of(log).queries(np.zeros(1, np.int32))
+        history = Ragged.of([codes[known][:5].tolist()])
+        vectors.append(tower.encode_queries(replace(asked, history=history, now=np.zeros(1, np.int64))))
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("units", ["binary", "softmax"])
+def test_a_machine_starts_with_the_weights_of_its_items(logs: tuple[Log, Log], units: str) -> None:
+    early, whole = (
+        read(log.events.select(pl.col("user", "item").cast(pl.String), "time", value=pl.Series(log.item_codes % 3 + 1.0)), value="value")
+        for log in logs
+    )
+    settings: dict[str, Any] = {"units": units, "width": 6, "train": {"epochs": 2}}
+    before = RBM(**settings)
+    funnel = funnel_of(early, before)
+    now = RBM(**settings).fit(whole, Run(train=untrained, warm=warm(funnel)))
+    ids = [log.items["item"].gather(machine.pool) for log, machine in ((early, before), (whole, now))]
+    mine, theirs = both(*ids)
+    assert len(mine) > 60
+    k = len(now.levels)
+    for name in ("weight", "b"):
+        was, found = (getattr(each.machine, name).detach().view(-1, k, 6 if name == "weight" else 1).numpy() for each in (before, now))
+        np.testing.assert_array_equal(found[theirs], was[mine])
+    np.testing.assert_array_equal(now.machine.c.detach().numpy(), before.machine.c.detach().numpy())
+
+
 def test_als_needs_fewer_rounds_from_where_it_was(logs: tuple[Log, Log]) -> None:
     """The vectors of 3 rounds from an earlier solution are nearer to those of 30 rounds than those of 3 rounds from scratch."""
     early, whole = logs
@@ -160,8 +228,11 @@ def tastes(events: int, seed: int) -> pl.DataFrame:
     [
         lambda epochs: TwoTower(width=16, history=1, recent=0, train={"epochs": epochs, "batch_size": 256, "sparse_lr": 0.05}),
         lambda epochs: MF(width=16, train={"epochs": epochs}),
+        lambda epochs: NCF(model="gmf", factors=16, train={"epochs": epochs, "batch_size": 256, "lr": 0.01}),
+        lambda epochs: SoftmaxDNN(width=16, history=5, recent=0, layers=(), train={"epochs": epochs, "batch_size": 256, "sparse_lr": 0.02}),
+        lambda epochs: RBM(width=32, train={"epochs": epochs, "batch_size": 16}),
     ],
-    ids=["two_tower", "mf"],
+    ids=["two_tower", "mf", "ncf", "softmax_dnn", "rbm"],
 )
 def test_one_epoch_reaches_what_anew_takes_several_for(make: Callable[[int], Retriever]) -> None:
     frame = tastes(6_400, 0)

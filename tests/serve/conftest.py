@@ -124,7 +124,7 @@ class Server:
     def log(self) -> str:
         return "".join(self.lines)
 
-    def wait(self, seconds: float = 60) -> None:
+    def wait(self, seconds: float = 240) -> None:
         """Until it is ready."""
         until = time.monotonic() + seconds
         while not self.url:
@@ -152,7 +152,7 @@ class Server:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            code = self.process.wait(30)
+            code = self.process.wait(120)
         finally:
             self.process.kill()
             self._reader.join(5)
@@ -208,8 +208,8 @@ class Application:
         self._said: queue.Queue[str] = queue.Queue()
         self._started, self._stop = False, asyncio.Event()
         self._life = asyncio.run_coroutine_threadsafe(self.app({"type": "lifespan", "state": {}}, self._told, self._say), self.loop)
-        assert self._said.get(timeout=30) == "lifespan.startup.complete"
-        until = time.monotonic() + 60
+        assert self._said.get(timeout=120) == "lifespan.startup.complete"
+        until = time.monotonic() + 240
         while ready and self.ask("GET", "/health/ready").status != 200:
             assert time.monotonic() < until, "not ready in time"
             time.sleep(0.01)
@@ -226,7 +226,7 @@ class Application:
 
     def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, headers: dict[str, str] | None = None) -> Answer:
         """body: bytes as they are, anything else as JSON. path: with its query; escapes are as they would be on the wire."""
-        return asyncio.run_coroutine_threadsafe(self.send(method, path, body, key=key, headers=headers), self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(self.send(method, path, body, key=key, headers=headers), self.loop).result(240)
 
     async def send(
         self, method: str, path: str, body: Any = None, *, key: str | None = None, headers: dict[str, str] | None = None

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "palate" / "serve" / "page"
 VIEWS = {"recommend": ".slate > li", "stages": ".stage", "survey": ".question", "person": ".tile", "dashboard": ".tile"}
 """Each view, and what stands on it once it is drawn."""
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
-SECONDS = 30_000  # that a sentence may take to appear on a busy machine, in milliseconds
+SECONDS = 90_000  # that a sentence may take to appear on a busy machine, in milliseconds
 expect.set_options(timeout=SECONDS)
 Running = Callable[..., AbstractContextManager[Any]]
 

@@ -37,7 +37,7 @@ def test_a_thousand_requests_are_answered_alike(bundle: Path, running: Any) -> N
     funnel, manifest = bundles.load(bundle)
     rng = random.Random(0)
     bodies = [asked(rng) for _ in range(REQUESTS)]
-    with running(bundle) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with running(bundle) as server, httpx.Client(base_url=server.url, timeout=240) as client:
 
         def send(body: dict[str, Any]) -> dict[str, Any]:
             answer = client.post("/v1/recommend", json=body)

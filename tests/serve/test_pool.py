@@ -138,6 +138,24 @@ def test_who_would_wait_too_long_gets_the_cheaper_answer_at_once(gate: threading
     asyncio.run(story())
 
 
+def test_what_hung_is_not_how_long_answers_take(gate: threading.Event) -> None:
+    async def story() -> None:
+        pool = Pool(1, 50)
+
+        def hangs(ticket: Ticket) -> str | None:
+            gate.wait(10)
+            time.sleep(0.5)
+            return None
+
+        assert await pool.run(hangs, lambda why: why, 0.05) == "no answer came within 50 ms"
+        gate.set()
+        await asyncio.sleep(0.7)
+        assert 0 < pool._takes < 0.01
+        pool.close()
+
+    asyncio.run(story())
+
+
 @pytest.mark.parametrize(("waiting", "takes", "expected"), [(6, 0.0, 7), (50, 1.0, 5), (50, 60.0, 1)])
 def test_cheaper_answers_are_bounded_too(gate: threading.Event, waiting: int, takes: float, expected: int) -> None:
     """One of twelve is being answered in full. Of the others so many get a cheaper answer as may stand in line for it, the first of which

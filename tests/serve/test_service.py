@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -172,6 +174,28 @@ def test_the_fallback_says_so(serving: Serving) -> None:
     assert (answer["policy"], answer["why"]) == ("fallback", "the ranker was late")
     assert [entry["sources"] for entry in answer["items"]] == [{"popular": rank + 1} for rank in range(5)]
     assert [entry["probabilities"] for entry in answer["items"]] == [{}] * 5
+
+
+def test_the_fallback_does_not_hang_with_the_store(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, back, asked = serving(deadline_ms=100.0), threading.Event(), []
+    person = service.store.person
+
+    def hangs(user: str, **more: Any) -> Any:
+        asked.append(user)
+        assert back.wait(30)
+        return person(user, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(service.store, "person", hangs)
+        for _ in range(3):
+            answer = service.fallback(Recommend(user="p7", k=5), NOW, "too many requests at once")
+            assert len(answer["items"]) == 5
+            assert answer["why"].startswith("too many requests at once; the event store cannot be asked")
+        assert len(asked) < 3  # who has seen somebody wait in vain does not ask any more
+        back.set()
+    limit = time.monotonic() + 30
+    while "event store" in service.fallback(Recommend(user="p7", k=5), NOW, "late")["why"]:
+        assert time.monotonic() < limit
 
 
 def test_limits_are_said(serving: Serving) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from palate.feedback.store import EventStore
 
-LONG = 60.0
+LONG = 240.0
 Running = Callable[..., AbstractContextManager[Any]]
 
 

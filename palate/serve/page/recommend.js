@@ -256,7 +256,8 @@ export function recommend(root) {
       el("div", { class: "row end" }, el("button", { type: "button", class: "strong", autofocus: true, onclick: () => dialog.close() }, "Back to the slate")),
     );
     const closed = () => {
-      if (document.activeElement === document.body) settle(one.position); // the row it was opened from is gone
+      // The row it was opened from is gone. A browser that is busy lets the focus go from what it hides only with its next frame.
+      if (document.activeElement === document.body || dialog.contains(document.activeElement)) settle(one.position);
       if (changes.querySelector(".said")) announce([...changes.children].map((part) => part.textContent).join(" "));
     };
     dialog.addEventListener("close", closed, { once: true });
