@@ -172,9 +172,9 @@ def test_a_damaged_bundle_at_the_start_gives_way_to_the_one_before(bundle: Path,
     shelf.promote(damaged.name)
     (damaged / "items.parquet").write_bytes(b"nothing")
     with running(bundle) as server:
-        told = httpx.get(f"{server.url}/v1/bundles").json()
+        told = httpx.get(f"{server.url}/v1/bundles", timeout=240).json()
         assert told["serving"]["name"] == "films"
-        assert len(items(httpx.post(f"{server.url}/v1/recommend", json={"user": "p3"}))) == 10
+        assert len(items(httpx.post(f"{server.url}/v1/recommend", json={"user": "p3"}, timeout=240))) == 10
 
 
 def test_without_a_bundle_it_is_alive_and_not_ready(tmp_path: Path, running: Any) -> None:
@@ -185,13 +185,13 @@ def test_without_a_bundle_it_is_alive_and_not_ready(tmp_path: Path, running: Any
             assert time.monotonic() < until, server.log
             time.sleep(0.05)
         url = next(word for line in server.lines for word in line.split() if word.startswith("http://"))
-        assert httpx.get(f"{url}/health/live").status_code == 200
+        assert httpx.get(f"{url}/health/live", timeout=240).status_code == 200
         for method, path in (("GET", "/health/ready"), ("POST", "/v1/recommend")):
             answer = httpx.request(method, f"{url}{path}", json={} if method == "POST" else None)
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
             assert "no such bundle" in answer.json()["error"]
-        kept = httpx.post(f"{url}/v1/events", json=event("e1", user="p1", item="f1"))
+        kept = httpx.post(f"{url}/v1/events", json=event("e1", user="p1", item="f1"), timeout=240)
         assert kept.json()["new"] == 1
 
 
@@ -207,7 +207,7 @@ def test_it_stops_when_told_to_and_keeps_what_was_shown(bundle: Path, running: A
     from palate.feedback.store import EventStore
 
     with running(bundle) as server:
-        answer = httpx.post(f"{server.url}/v1/recommend", json={"user": "p3"}).json()
+        answer = httpx.post(f"{server.url}/v1/recommend", json={"user": "p3"}, timeout=240).json()
         assert server.stop() in (0, -15), server.log  # uvicorn ends by the signal that it was sent, when all is done
     lines = [json.loads(line) for line in server.lines if line.startswith("{")]
     assert any(line.get("event") == "ready" for line in lines)
