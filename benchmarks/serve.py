@@ -9,7 +9,8 @@
 from the time at which a request should have left (Tene 2015, "How not to measure latency"). Half of the users are known to the bundle;
 every tenth request is an event. Prints one JSON line a rate: p50, p90, p99, answered, refused, by policy; the share of the service's time
 inside index and model: of the stages of an answer, and of the whole of a request from the head to the last byte (both from its own
-metrics); the processor time it took; and its memory, at the beginning, in the middle and in the end.
+metrics); the processor time it took; its memory, at the beginning and at ten moments; and `taken_away`, the share of the time in which
+the machine's cores were ready and a hypervisor let others have them: no percentile means much where that is large.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ def measure(bundle: Path, rates: list[float], seconds: float, workers: int, dead
             process = psutil.Process(server.pid)
             asyncio.run(load(port, rates[0], 5, users, 1, arrivals))  # warm
             for number, rate in enumerate(rates):
-                before, cpu = stages(port), sum(process.cpu_times()[:2])
+                before, cpu, stolen = stages(port), sum(process.cpu_times()[:2]), psutil.cpu_times()
                 memory = [process.memory_info().rss]
                 watcher = threading.Thread(target=watch, args=(process, memory, seconds), daemon=True)
                 watcher.start()
@@ -200,6 +201,8 @@ def measure(bundle: Path, rates: list[float], seconds: float, workers: int, dead
                 after, count = stages(port), result["requests"]
                 spent = {name: after[name] - before.get(name, 0.0) for name in after}
                 cpu = sum(process.cpu_times()[:2]) - cpu
+                now = psutil.cpu_times()
+                taken_away = getattr(now, "steal", 0.0) - getattr(stolen, "steal", 0.0)  # not every system tells
                 inside = sum(spent.get(name, 0.0) for name in ("retrieve", "rank", "rerank"))
                 answers = sum(value for name, value in spent.items() if not name.startswith("request "))
                 each = {name: round(1000 * value / count, 3) for name, value in spent.items() if name != "request count"}
@@ -208,6 +211,7 @@ def measure(bundle: Path, rates: list[float], seconds: float, workers: int, dead
                     "index_and_model_of_an_answer": round(inside / answers, 3),
                     "index_and_model_of_a_request": round(inside / spent["request sum"], 3),
                     "processor_ms_a_request": round(1000 * cpu / count, 2),
+                    "taken_away": round(taken_away / max(sum(now) - sum(stolen), 1e-9), 3),
                     "memory_mib": [round(size / 2**20) for size in memory],
                 }
                 print(json.dumps({"benchmark": "serve", "workers": workers, **result, **line}), flush=True)
