@@ -106,7 +106,7 @@ def test_an_older_store_becomes_todays(tmp_path: Path, number: int) -> None:
         ]
         assert [one.recommendation for one in store.slates()[0]] == ([] if number < 2 else ["r"])
         assert store.decisions() == []
-        assert store._who("u") == store._who("u") != store._who("v")
+        assert store.mark("u") == store.mark("u") != store.mark("v")
     EventStore.open(tmp_path / "new.db").close()
     assert shape_of(path) == shape_of(tmp_path / "new.db")
 
