@@ -14,7 +14,7 @@ for name, rerank in (("explore", [Thompson(relevance="rank")]), ("exploit", []))
     retrieve = [palate.Popular(quota=120), palate.EASE(l2=30, quota=120)]
     bundle = palate.Recommender(retrieve, rerank=rerank, candidates=120).fit(start.log).save(Path(name))
     print(f"{name:8} pages clicked     tail shown  tail clicked  palate learn")
-    for lap in closed_loop(bundle, f"{name}.db", start, rounds=3, visits=250):
+    for lap in closed_loop(bundle, f"{name}.db", start, rounds=2, visits=200):
         pages = f"{lap.pages.value:.0%} +- {1.96 * lap.pages.error:.0%}"
         print(f"round {lap.number}  {pages:16} {lap.shown:11.0%} {lap.clicked:13.0%}  {lap.action}")
     print()
