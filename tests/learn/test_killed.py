@@ -11,8 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from palate.feedback.store import EventStore
 from palate.learn.job import Settings, learn
 from palate.recommender import Recommender
@@ -38,12 +36,20 @@ def test_killed_at_any_moment_a_whole_bundle_is_in_service(bundle: Path, store: 
     for old in shelf.names()[1:]:
         shutil.rmtree(shelf.path(old))
     shelf.file.unlink(missing_ok=True)
-    for _ in range(int(os.environ.get("PALATE_KILLS", "2"))):
+    kills = 0
+    while kills < int(os.environ.get("PALATE_KILLS", "2")):
         process = _start(bundle, store)
-        with pytest.raises(subprocess.TimeoutExpired):
+        try:
             process.wait(rng.uniform(0.5, 0.95) * span)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+            span *= 0.7  # the machine has become quicker: it was done before the kill, and what it did is undone
+            for old in shelf.names()[1:]:
+                shutil.rmtree(shelf.path(old))
+            shelf.file.unlink(missing_ok=True)
+            continue
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
         current = shelf.path(shelf.current())
         bundles.checked_manifest(current)
         assert len(Recommender.load(current).recommend("u2", k=3)) == 3
