@@ -24,7 +24,7 @@ from sqlalchemy.pool import QueuePool
 from palate.errors import ConfigError, StoreError
 
 READERS = 8
-WRITER_CACHE, READER_CACHE = 64, 16  # MiB a SQLite connection
+WRITER_CACHE, READER_CACHE = 16, 2  # MiB a SQLite connection; what does not fit is in the page cache of the system
 TURN = 0x70616C61  # the advisory lock for which writers queue in PostgreSQL
 
 
