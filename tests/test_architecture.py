@@ -204,8 +204,8 @@ def test_modules_that_need_no_torch_do_not_load_it() -> None:
 
 
 def test_help_is_quick() -> None:
-    """Little more processor time than typer's own pages of help, the least of three each, in turn: what a second is worth differs from
-    machine to machine, and by the hour.
+    """Under half a second of processor time, the least of three: elapsed time would tell how busy the machine is. Where typer's own pages
+    of help, asked for in turn, take that long by themselves, a quarter more than those.
     """
     shown = "import sys; sys.argv = ['palate', '--help']\nfrom palate.cli import main\n"
     shown += "try:\n main()\nfinally:\n assert 'torch' not in sys.modules"
@@ -218,7 +218,7 @@ def test_help_is_quick() -> None:
         seconds[script].append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
         assert ("palate demo" in done.stdout) == (script is shown)
-    assert min(seconds[shown]) < 1.5 * min(seconds[bare]), seconds
+    assert min(seconds[shown]) < max(0.5, 1.25 * min(seconds[bare])), seconds
 
 
 PAPER = re.compile(r"\b(19|20)\d\d\b")

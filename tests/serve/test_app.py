@@ -37,20 +37,14 @@ def items(answer: httpx.Response) -> list[str]:
 
 def test_a_click_changes_the_next_answer_within_a_second(client: httpx.Client) -> None:
     first = items(client.post("/v1/recommend", json={"user": "just came"}))
-    taken = []
-    for name in ("just came", "the next", "one more"):  # a machine that stood still in between says nothing: the best of three
-        began = time.perf_counter()
-        told = client.post("/v1/events", json=event(f"e1 {name}", user=name, item=first[0]))
-        assert (told.status_code, told.json()) == (200, {"new": 1, "repeated": 0, "forgotten": 0})
-        assert first[0] not in items(client.post("/v1/recommend", json={"user": name}))
-        taken.append(time.perf_counter() - began)
-    assert min(taken) < 1
+    began = time.perf_counter()
+    told = client.post("/v1/events", json=event("e1", user="just came", item=first[0]))
+    assert (told.status_code, told.json()) == (200, {"new": 1, "repeated": 0, "forgotten": 0})
     answer = client.post("/v1/recommend", json={"user": "just came"})
+    assert time.perf_counter() - began < 1
     assert first[0] not in items(answer)
     assert any(entry["reason"].startswith("because you opened") for entry in answer.json()["items"])
-    again = client.post(
-        "/v1/events", json=[event("e1 just came", user="just came", item=first[0]), event("e2", user="just came", item=first[1])]
-    )
+    again = client.post("/v1/events", json=[event("e1", user="just came", item=first[0]), event("e2", user="just came", item=first[1])])
     assert again.json() == {"new": 1, "repeated": 1, "forgotten": 0}
 
 
@@ -152,7 +146,7 @@ def test_swapping_drops_no_request_and_going_back_is_one_call(bundle: Path, runn
             assert client.post("/v1/rollback").json()["current"] == "films"
             time.sleep(0.2)
             shelf.promote(second)  # somebody else does, such as `palate learn`: the service follows by itself
-            until = time.monotonic() + 120
+            until = time.monotonic() + 10
             while client.get("/v1/bundles").json()["serving"]["name"] != second:
                 assert time.monotonic() < until
                 time.sleep(0.1)

@@ -475,7 +475,7 @@ def answers_without_the_store(running: Running) -> None:
             for answer in answers:
                 assert len(answer["items"]) == 10
                 assert answer["why"] is not None
-        assert median(taken) < 20
+        assert median(taken) < 4
         is_503(sent.result(LONG), "locked", "cannot be reached", "does not answer")
 
 
@@ -554,7 +554,7 @@ def test_a_slow_ranker_gives_way_to_a_cheaper_funnel_by_the_deadline(sleepy: Run
             assert "300 ms" in answer["why"] or "deadline" in answer["why"]
             assert len(answer["items"]) == 10
             assert answer["items"][0]["probabilities"] == {}
-        assert median(taken) < 5, "the deadline of 300 ms and what a busy machine adds"
+        assert median(taken) < 1.2, "the deadline of 300 ms and what a busy machine adds"
     finally:
         sleepy.sleep.unlink()
     until(lambda: sleepy.recommend(user="u1")["policy"] == "full", "it does not recover")
@@ -588,7 +588,7 @@ def test_a_crowd_is_answered_or_told_when_to_come_again(sleepy: Running) -> None
     assert refused
     for answer in refused:
         is_503(answer, "try again", "come again")
-    assert median([took for _, took in answers]) < 20
+    assert median([took for _, took in answers]) < 5
     assert ranked.status_code == 200
     until(lambda: sleepy.recommend(user="u1")["policy"] == "full", "it does not recover")
 
@@ -633,7 +633,7 @@ def test_a_client_that_sends_slowly_is_told_408_and_others_are_served_meanwhile(
             began = time.monotonic()
             assert len(shared.recommend(user="u1", record=False)["items"]) == 10
             taken.append(time.monotonic() - began)
-        assert median(taken) < 10
+        assert median(taken) < 1
         for one in slow:
             assert one.result().startswith(b"HTTP/1.1 408 "), one.result()
             assert b'{"error":' in one.result()
@@ -673,5 +673,5 @@ def test_a_client_that_does_not_read(shared: Running) -> None:
             began = time.monotonic()
             assert len(shared.recommend(user=f"u{place}", record=False)["items"]) == 10
             taken.append(time.monotonic() - began)
-        assert median(taken) < 10
+        assert median(taken) < 1
     works(shared, "read", "u10")

@@ -80,7 +80,7 @@ class Visit:
         expect(self.page.locator("#announce")).to_contain_text(text)
 
     def known(self, user: str) -> dict[str, Any]:
-        return dict(httpx.get(f"{self.url}/v1/users/{user}", timeout=SECONDS).json())
+        return dict(httpx.get(f"{self.url}/v1/users/{user}", timeout=SECONDS / 1000).json())
 
     def slates(self, user: str, count: int) -> list[dict[str, Any]]:
         """What was shown to them, once so many slates are kept: nobody waits for that who is answered."""
@@ -619,4 +619,4 @@ def test_the_first_slate_is_quick(visit: Visit) -> None:
     visit.open("#/recommend?user=p15")
     visit.page.reload()
     expect(visit.page.locator(".slate > li")).to_have_count(10)
-    assert time.monotonic() - begun < 30  # under one second on a machine that has nothing else to do
+    assert time.monotonic() - begun < 5  # under one second on a machine that has nothing else to do
