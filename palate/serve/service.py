@@ -289,13 +289,6 @@ class Service:
             if key.startswith("palate."):
                 raise ConfigError(f"context.{key}: names that begin with `palate.` are the service's own")
 
-    def _known_soon(self, served: Served, user: str | None) -> Known:
-        """The same for whoever must not hang: the one thread with the cheaper answers would take everybody along."""
-        try:
-            return within(self._patience.seconds, lambda: self._known(served, user))
-        except TimeoutError:
-            return self._stranger(user, f"{self.store.where}: does not answer")
-
     def _known(self, served: Served, user: str | None) -> Known:
         if user is None:
             return Known()
@@ -306,6 +299,13 @@ class Service:
         with self._patience:
             known = look_up(self.store, user, served.funnel.history, served.rule, after=after, impressions_since=since)
         return self._stranger(user, known.trouble) if known.trouble else known
+
+    def _known_soon(self, served: Served, user: str | None) -> Known:
+        """`_known` for who must not hang: the one thread with the cheaper answers would take everybody along."""
+        try:
+            return within(self._patience.seconds, lambda: self._known(served, user))
+        except TimeoutError:
+            return self._stranger(user, f"{self.store.where}: does not answer")
 
     def _stranger(self, user: str | None, trouble: str) -> Known:
         """What is known where the store cannot be asked: only whether it said that the person was forgotten."""

@@ -33,23 +33,20 @@ def test_killed_at_any_moment_a_whole_bundle_is_in_service(bundle: Path, store: 
     start = time.perf_counter()
     _start(bundle, store).wait()
     span = time.perf_counter() - start
-    for old in shelf.names()[1:]:
-        shutil.rmtree(shelf.path(old))
-    shelf.file.unlink(missing_ok=True)
+    _undo(shelf)
     kills = 0
     while kills < int(os.environ.get("PALATE_KILLS", "2")):
         process = _start(bundle, store)
         try:
             process.wait(rng.uniform(0.5, 0.95) * span)
-            span *= 0.7  # the machine has become quicker: it was done before the kill, and what it did is undone
-            for old in shelf.names()[1:]:
-                shutil.rmtree(shelf.path(old))
-            shelf.file.unlink(missing_ok=True)
-            continue
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
+        else:  # done before the kill: the machine has become quicker
+            span *= 0.7
+            _undo(shelf)
+            continue
         current = shelf.path(shelf.current())
         bundles.checked_manifest(current)
         assert len(Recommender.load(current).recommend("u2", k=3)) == 3
@@ -60,6 +57,13 @@ def test_killed_at_any_moment_a_whole_bundle_is_in_service(bundle: Path, store: 
     promoted = {one.version for one in store.decisions() if one.action == "promote"}
     assert all(shelf.version(name) in promoted for name in [shelf.current()] if name != "bundle")
     assert not list(bundle.parent.glob(".*draft*"))
+
+
+def _undo(shelf: Shelf) -> None:
+    """Only the first bundle is there, and in service."""
+    for name in shelf.names()[1:]:
+        shutil.rmtree(shelf.path(name))
+    shelf.file.unlink(missing_ok=True)
 
 
 def _start(bundle: Path, store: EventStore) -> subprocess.Popen[bytes]:

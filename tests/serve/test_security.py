@@ -18,6 +18,8 @@ from urllib.parse import unquote
 import pytest
 
 from palate.errors import ConfigError
+from palate.feedback.store import EventStore
+from palate.serve import app as app_module
 from palate.serve import keys as keyring
 from palate.serve import records
 from palate.serve.limits import SECURITY
@@ -406,6 +408,31 @@ def test_the_forgotten_are_forgotten_everywhere(bundle: Path, tmp_path: Path, ap
         assert app.ask("POST", f"/v1/users/{person}/readmit").json() == {"readmitted": True}
         assert app.ask("GET", f"/v1/users/{person}").json()["events"] == []  # what was forgotten stays so
         assert app.ask("POST", "/v1/events", event("new", person)).json()["new"] == 1
+
+
+def test_who_another_process_forgot_is_not_named_while_the_store_is_away(
+    bundle: Path, application: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service looks from time to time, and remembers what it saw."""
+    monkeypatch.setattr(app_module, "REMEMBER_SECONDS", 0.05)
+    path = tmp_path / "events.db"
+    with application(bundle, store=str(path)) as app:
+        marks = app.app.state.held.service.store.marks
+        told: list[Any] = []
+        monkeypatch.setattr(app.app.state.held.service.store, "marks", lambda before: told.append(marks(before)) or told[-1])
+        with EventStore.open(path) as other:
+            other.forget("p7")
+            until = time.monotonic() + 60
+            while not (told and other.mark("p7") in told[-1].of):
+                assert time.monotonic() < until, "it does not look"
+                time.sleep(0.02)
+        path.rename(tmp_path / "away.db")
+        answers = {user: app.ask("POST", "/v1/recommend", {"user": user}).json() for user in ("p7", "p8")}
+        (tmp_path / "away.db").rename(path)
+    assert (answers["p7"]["user"], answers["p7"]["history"]) == (None, [])
+    assert answers["p8"]["user"] == "p8"
+    assert answers["p8"]["history"]
+    assert all("event store" in answer["why"] for answer in answers.values())
 
 
 def test_the_openapi_says_what_the_routes_take(guarded: Guarded) -> None:
