@@ -47,7 +47,9 @@ ALWAYS = ("/health/live", "/health/ready", "/metrics")
 """Answered however much there is to do: a service that is busy must not be taken for one that is dead."""
 CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 LINGER_SECONDS = 1.0
-"""How long the rest of a refused body is read and thrown away, so that its sender gets to read the refusal."""
+"""How long what a refused client goes on sending is read and thrown away, so that it gets to read the refusal: a connection that is closed
+with something unread is reset, and the client's system may then throw the refusal away.
+"""
 
 
 class Refused(Exception):  # noqa: N818
@@ -230,10 +232,10 @@ async def _refuse(refused: Refused, scope: Scope, receive: Receive, send: Send, 
     if refused.closing:
         headers.append((b"connection", b"close"))
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    if whole or refused.status == 408 or not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
+    if whole or not any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]):
         await send({"type": "http.response.body", "body": body})
         return
-    # The whole answer is on its way, and the rest of the body is still coming: closing now would reset the connection before it is read.
+    # The whole answer is on its way, and the rest of the body is still coming.
     await send({"type": "http.response.body", "body": body, "more_body": True})
     clock = asyncio.get_running_loop().time
     until = clock() + LINGER_SECONDS
@@ -420,7 +422,11 @@ class Protocol(HttpToolsProtocol):
             lines.append(b"retry-after: 1")
         lines += [name + b": " + value for name, value in SECURITY.items()]
         self.transport.write(STATUS_LINE[status] + b"\r\n".join(lines) + b"\r\n\r\n" + body)
-        self.transport.close()
+        if len(self.connections) > self.max_connections:  # there is no room to wait in
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
 
 def protocol(

@@ -4,7 +4,8 @@
     answer = await pool.run(work, late, seconds=0.5)
 
 Who would stand in line for longer than the deadline gets the cheaper answer at once; who would stand in line for that longer than the
-deadline, too, is told to come again. So what there is to compute with goes into answers, and not into some that nobody waits for any more.
+deadline, too, and longer than it takes to come again, is told to come again. So what there is to compute with goes into answers, and not
+into some that nobody waits for any more.
 
 `work` is given a Ticket and must claim it before it does anything that lasts, such as writing down what was shown; `late` is called if the
 ticket could be taken away from it because time was up. A thread that is late is left to finish; while all threads have been late for longer
@@ -31,6 +32,8 @@ class Busy(Exception):  # noqa: N818 - nothing went wrong
         self.seconds = seconds
 
 
+AGAIN = 1
+"""Seconds after which it may be worth to come again."""
 LATELY = 0.1
 """What the newest answer weighs in the time that one takes."""
 
@@ -108,8 +111,8 @@ class Pool:
 
     async def _later(self, late: Callable[[str], T], why: str, seconds: float) -> T:
         with self._lock:
-            if self._cheap and (self._cheap > self.waiting or (self._cheap + 1) * self._cheap_takes > seconds):
-                raise Busy(1)
+            if self._cheap and (self._cheap > self.waiting or (self._cheap + 1) * self._cheap_takes > max(seconds, AGAIN)):
+                raise Busy(AGAIN)
             self._cheap += 1
 
         def answer() -> T:
@@ -129,7 +132,7 @@ class Pool:
     def _submit(self, work: Callable[[], T], seconds: float) -> Future[T]:
         with self._lock:
             if self._open >= self.workers + self.waiting:
-                raise Busy(1)
+                raise Busy(AGAIN)
             self._open += 1
             self._number += 1
             number = self._number
