@@ -363,8 +363,10 @@ class Embeddings(nn.Module):
             return values, lengths
         before = torch.zeros(len(values) + 1, dtype=torch.long, device=values.device)
         torch.cumsum(keep, 0, out=before[1:])
-        ends = before[lengths.reshape(-1).cumsum(0)]
-        return values[keep], torch.diff(ends, prepend=ends.new_zeros(1)).view_as(lengths)
+        ends = before.new_zeros(lengths.numel() + 1)
+        torch.cumsum(lengths.reshape(-1), 0, out=ends[1:])
+        ends = before[ends]
+        return values[keep], (ends[1:] - ends[:-1]).view_as(lengths)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Embeddings:
         """Moves to another device. FBGEMM's kernels are bound to a device and to float32, so a fused collection is built anew there."""

@@ -205,12 +205,12 @@ class ANNIndex(Index):
 
         Raises ConfigError where it is below the floor. The width is widened until the recall is enough, where the settings leave it open.
         """
-        n, k = len(self._codes), min(self.config.recall_at, int(self.present.sum()))
+        n, k = len(self._codes), min(self.config.recall_at, self._alive)
         self._checked = n
         if not k or not len(self._sample):
             self._width = self._width or 1
             return 1.0
-        best = scan(self.vectors, self._sample, k, None, None if self.present.all() else self.present)[0]
+        best = scan(self.vectors, self._sample, k, None, None if self._alive == len(self) else self.present)[0]
         # A graph that is looked at more widely costs more than exact search.
         widest = min(n, max(4096, 8 * k)) if self.config.kind == "hnsw" else int(self._faiss.nlist)
         start = 1 << max(0, (k - 1).bit_length()) if self.config.kind == "hnsw" else 1
@@ -267,7 +267,7 @@ class ANNIndex(Index):
 
     def _approximate(self, queries: Floats, k: int, blocked: Ragged | None, allowed: Bools | None) -> tuple[Ints, Floats]:
         """As `_search`, with whatever faiss finds; rows may be short."""
-        alive = int((self.present if allowed is None else allowed).sum())
+        alive = self._alive if allowed is None else int(allowed.sum())
         over = self.config.over_fetch or (10.0 if self.config.kind == "ivf_pq" else 1.0)
         fetch = math.ceil(over * k) + (0 if blocked is None else int(blocked.lengths.max(initial=0)))
         fetch = min(len(self._codes), math.ceil(fetch * len(self._codes) / max(alive, 1)))
@@ -306,7 +306,7 @@ class ANNIndex(Index):
 
     def _tidied(self) -> bool:
         """Builds anew where too many entries are dead."""
-        if len(self._codes) - int(self.present.sum()) <= MOST_DEAD * len(self._codes):
+        if len(self._codes) - self._alive <= MOST_DEAD * len(self._codes):
             return False
         self._build()
         return True
