@@ -84,6 +84,7 @@ class Service:
         self._served: Served | None = None
         self._swapping = threading.Lock()
         self._gone: Marks | None = None
+        self._blind = False
         self._patience = Patience(settings.deadline_ms / 2000 or 5.0)
 
     # -- bundles ------------------------------------------------------------------------------------------------------------------
@@ -317,7 +318,11 @@ class Service:
         try:
             self._gone = self.store.marks(self._gone)
         except StoreError as error:
-            logging.getLogger("palate.serve").warning("forgotten not read", extra={"fields": {"why": str(error)}})
+            if not self._blind:  # is said once, until it can be read again
+                logging.getLogger("palate.serve").warning("forgotten not read", extra={"fields": {"why": str(error)}})
+            self._blind = True
+        else:
+            self._blind = False
 
     def _request(self, served: Served, asked: Recommend, now: datetime, recommendation: str, known: Known) -> Request:
         at = clock(self.settings.clock, served.funnel.history.latest, self.settings.stale_days)(now)

@@ -251,7 +251,9 @@ def test_who_is_forgotten_is_a_stranger(serving: Serving) -> None:
     assert ask(service, user="p7")["known"]
 
 
-def test_who_is_forgotten_is_a_stranger_also_while_the_store_is_away(serving: Serving, tmp_path: Path) -> None:
+def test_who_is_forgotten_is_a_stranger_also_while_the_store_is_away(
+    serving: Serving, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Whoever did the forgetting: another process, or this one before it was started again."""
     service = serving()
     stranger = items(ask(service, user="never seen"))
@@ -265,8 +267,10 @@ def test_who_is_forgotten_is_a_stranger_also_while_the_store_is_away(serving: Se
         assert "event store" in answer["why"]
         assert (answer["user"], answer["history"], items(answer)) == (None, [], stranger)
         assert ask(each, user="p8")["history"]
-        each.remember()  # nothing can be read, so what was read stays
+        for _ in range(3):
+            each.remember()  # nothing can be read, so what was read stays
         assert items(ask(each, user="p7")) == stranger
+    assert [record.getMessage() for record in caplog.records if record.name == "palate.serve"] == ["forgotten not read"] * 2
     away.rename(tmp_path / "events.db")
     assert service.readmit("p7") == {"readmitted": True}
     assert ask(service, user="p7")["known"]
