@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import psutil
@@ -20,7 +20,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from palate.config import Training
 from palate.nn.compress import PAD, Slot, is_compressed, join, slots_of
 from palate.nn.lookup import Flat, flatten, lookup
-from palate.types import ConfigError, DataError, Inputs, PalateError
+from palate.types import ConfigError, DataError, Inputs, Longs, PalateError
 
 
 class _TracingAdvice(logging.Filter):
@@ -31,6 +31,17 @@ class _TracingAdvice(logging.Filter):
 
 
 logging.getLogger("torch.fx._symbolic_trace").addFilter(_TracingAdvice())
+
+
+class Places(NamedTuple):
+    """Of the keys of a batch, in their order: where in the flat table their rows begin, how many there are, which keys take the mean, and
+    how the embedded features go into the order of `Embeddings.names`.
+    """
+
+    starts: Longs
+    limits: Longs
+    means: list[int]
+    to_names: Tensor
 
 
 class Embeddings(nn.Module):
@@ -124,6 +135,7 @@ class Embeddings(nn.Module):
         ]
         self.collection: Any = None  # TorchRec is untyped
         self._flat: tuple[Any, list[Flat], Tensor] | None = None
+        self._known: dict[tuple[str, ...], Places | None] = {}
         if self.configs:
             _check_memory(self, device)
             self.rebuild(device)
@@ -176,7 +188,7 @@ class Embeddings(nn.Module):
             self.collection = FusedEmbeddingBagCollection(tables=self.configs, optimizer_type=cls, optimizer_kwargs=settings, device=device)
         else:
             self.collection = EmbeddingBagCollection(tables=self.configs, device=device)
-        self._flat = self._flatten()
+        self._flat, self._known = self._flatten(), {}
 
     def _flatten(self) -> tuple[Any, list[Flat], Tensor] | None:
         """A flat table a width over the collection's memory, and where in it each slot's rows begin. None where FBGEMM must do it."""
@@ -210,6 +222,8 @@ class Embeddings(nn.Module):
         flat = self._flat is not None and self._flat[0] is self.collection and sparse.device().type == "cpu"
         if flat and self._one_each(sparse):
             return self._of_one_each(sparse, batch)
+        if flat and self._whole and batch and not torch.is_grad_enabled() and (places := self._places_of(sparse.keys())) is not None:
+            return self._to_serve(sparse, places, batch)
         values, lengths = self._without_padding(self._arranged(sparse), batch)
         if not self._whole:
             per_feature = torch.split(values, lengths.sum(dim=1).tolist())
@@ -298,6 +312,47 @@ class Embeddings(nn.Module):
             found.append(vectors.view(*own.shape, vectors.shape[1]).transpose(0, 1))
             done, begin = done + count, end
         return found
+
+    def _places_of(self, keys: list[str]) -> Places | None:
+        """Where in the flat table the rows of each key lie, for a batch that has these keys; None where it has others, too."""
+        known = tuple(keys)
+        if known not in self._known:
+            assert self._flat is not None
+            found = None
+            if sorted(known) == sorted(self._features):
+                slots = [self._features.index(key) for key in known]
+                starts, limits, means = (values[slots].numpy() for values in (self._flat[2], self._limits, self._means))
+                found = Places(starts, limits, np.flatnonzero(means).tolist(), torch.tensor([known.index(name) for name in self.names]))
+            self._known[known] = found
+        return self._known[known]
+
+    def _to_serve(self, sparse: KeyedJaggedTensor, places: Places, batch: int) -> Tensor:
+        """The same where nothing is learnt, in few steps, since the steps are what a small batch costs: PAD's row, which is zero, is added
+        like any other.
+        """
+        assert self._flat is not None
+        (flat,), keys = self._flat[1], sparse.keys()
+        values, lengths = sparse.values().numpy(), sparse.lengths().numpy().reshape(len(keys), batch)
+        counts = lengths.sum(axis=1)
+        if ((values < 0) | (values >= np.repeat(places.limits, counts))).any():
+            self._refuse(sparse.values().long(), torch.from_numpy(counts), keys, torch.from_numpy(places.limits))
+        kind = np.int32 if _smallest(flat) == torch.int32 else np.int64
+        rows = (values + np.repeat(places.starts, counts)).astype(kind)
+        bags = np.zeros(lengths.size + 1, dtype=kind)
+        np.cumsum(lengths.reshape(-1), out=bags[1:])
+        sums = functional.embedding_bag(
+            torch.from_numpy(rows), flat.weight, torch.from_numpy(bags), mode="sum", include_last_offset=True
+        ).view(len(keys), batch, -1)
+        for place in places.means:
+            many, begin = lengths[place], int(bags[place * batch])
+            real = values[begin : begin + int(counts[place])] != PAD
+            if not real.all():
+                before = np.concatenate([[0], np.cumsum(real)])
+                ends = bags[place * batch : (place + 1) * batch + 1] - begin
+                many = np.diff(before[ends])
+            if (many > 1).any():  # the mean of one is that one
+                sums[place] *= torch.from_numpy(1 / np.maximum(many, 1).astype(np.float32))[:, None]
+        return sums.transpose(0, 1).index_select(1, places.to_names)
 
     def _of_collection(self, values: Tensor, lengths: Tensor, batch: int) -> list[Tensor]:
         """The same by TorchRec."""

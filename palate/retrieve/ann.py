@@ -276,9 +276,9 @@ class ANNIndex(Index):
         else:
             self._faiss.nprobe = self._width
         places = self._faiss.search(self._wide(queries, items=False), fetch)[1]
-        found = np.where(places < 0, NOTHING, self._codes[places])
-        stale = self._place[found] != places
-        hidden = stale | (found == NOTHING) | ~self.present[found]
+        found, hidden = self._codes[places], places < 0
+        if self._alive < len(self._codes):  # some entries are of items removed or replaced
+            hidden |= (self._place[found] != places) | ~self.present[found]
         if allowed is not None:
             hidden |= ~allowed[found]
         found = np.where(hidden, NOTHING, found).astype(np.int32)

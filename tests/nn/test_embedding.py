@@ -1,5 +1,9 @@
+from typing import Any
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from palate.config import Training
@@ -58,6 +62,23 @@ def test_keys_are_found_by_name_in_any_order_among_others(training: Training) ->
     assert torch.equal(embed(first), embed(second))
 
 
+BAGS = st.lists(st.tuples(*[st.lists(st.integers(0, 3), max_size=4)] * 3), min_size=1, max_size=6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(bags=BAGS, order=st.permutations(["liked", "user", "item", "other"]), others=st.booleans())
+def test_where_nothing_is_learnt_the_vectors_are_the_same_to_the_bit(bags: list[Any], order: list[str], others: bool) -> None:
+    """Any bags, of PAD and of repeated ids too, by any keys in any order."""
+    embed = Embeddings(INPUTS, 4, FUSED, init="normal", std=1.0)
+    columns = dict(zip(("liked", "user", "item"), ([list(bag) for bag in column] for column in zip(*bags, strict=True)), strict=True))
+    columns["other"] = [[9]] * len(bags)
+    batch = kjt(**{name: columns[name] for name in order if others or name != "other"})
+    learning = embed(batch)
+    with torch.no_grad():
+        assert torch.equal(embed(batch), learning)
+    assert learning.requires_grad
+
+
 @both
 def test_shared_tables_are_one_table(training: Training) -> None:
     assert {name: tuple(weight.shape) for name, weight in counting(training).tables().items()} == {"item": (6, 4), "user": (4, 4)}
@@ -104,6 +125,9 @@ def test_errors(training: Training) -> None:
         embed(kjt(liked=[[1]], user=[[1]]))
     with pytest.raises(DataError, match="sparse feature 'user': id 4 is outside its table of 4 rows"):
         embed(kjt(liked=[[1]], user=[[4]], item=[[1]]))
+    for wrong in (4, -1):
+        with torch.no_grad(), pytest.raises(DataError, match=f"sparse feature 'user': id {wrong} is outside its table of 4 rows"):
+            embed(kjt(liked=[[1, 2], []], user=[[1], [0, wrong]], item=[[1], [1]]))
     with pytest.raises(ConfigError, match="features that share a table must agree"):
         Embeddings(Inputs(sparse=(SparseInput("a", "t", 3), SparseInput("b", "t", 4))), 4, training)
     with pytest.raises(ConfigError, match="declared twice"):
