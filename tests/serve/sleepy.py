@@ -1,4 +1,4 @@
-"""A ranker that is as slow as it is told: the file that PALATE_SLEEPY names holds the seconds of its naps; without it there are none."""
+"""A ranker that sleeps while the file is there that PALATE_SLEEPY names."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from palate.types import Candidates, Floats, Queries
 
 
 class Sleepy(GBDT):
-    """Trees that nap before they score."""
+    """Trees that may sleep before they score."""
 
     def score(self, queries: Queries, candidates: Candidates, encoder: Encoder) -> Floats:
         told = Path(os.environ.get("PALATE_SLEEPY", "nowhere"))
-        if told.is_file():
-            time.sleep(float(told.read_text()))
+        while told.is_file():
+            time.sleep(0.02)
         return super().score(queries, candidates, encoder)

@@ -305,7 +305,7 @@ def served(films: Path, tmp_path_factory: pytest.TempPathFactory, application: A
         server = uvicorn.Server(config)
         running = asyncio.run_coroutine_threadsafe(server.serve(), app.loop)
         try:
-            until = time.monotonic() + 10
+            until = time.monotonic() + 240
             while not server.started and time.monotonic() < until:
                 time.sleep(0.01)
             yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"

@@ -26,7 +26,7 @@ PAGE = Path(__file__).parents[2] / "palate" / "serve" / "page"
 VIEWS = {"recommend": ".slate > li", "stages": ".stage", "survey": ".question", "person": ".tile", "dashboard": ".tile"}
 """Each view, and what stands on it once it is drawn."""
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 360, "height": 740}
-SECONDS = 90_000  # that a sentence may take to appear on a busy machine, in milliseconds
+SECONDS = 240_000  # that a sentence may take to appear on a busy machine, in milliseconds
 expect.set_options(timeout=SECONDS)
 Running = Callable[..., AbstractContextManager[Any]]
 
@@ -220,7 +220,7 @@ def test_somebody_new(visit: Visit) -> None:
 def test_impressions_are_what_was_on_the_screen(visit: Visit) -> None:
     page = visit.open("#/recommend?user=p3")
     expect(page.locator(".slate > li")).to_have_count(10)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 240
     while not (found := [event for event in visit.known("p3")["events"] if event["kind"] == "impression"]):
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -612,11 +612,10 @@ def test_every_view_for_everybody(browser: Browser, url: str, scheme: str) -> No
             assert page.get_by_role("main").count() == page.get_by_role("banner").count() == page.get_by_role("navigation").count() == 1
 
 
-def test_the_first_slate_is_quick(visit: Visit) -> None:
+def test_the_first_slate_takes_few_requests(visit: Visit) -> None:
     visit.open("#/recommend?user=p14")
     expect(visit.page.locator(".slate > li")).to_have_count(10)
-    begun = time.monotonic()
-    visit.open("#/recommend?user=p15")
-    visit.page.reload()
-    expect(visit.page.locator(".slate > li")).to_have_count(10)
-    assert time.monotonic() - begun < 5  # under one second on a machine that has nothing else to do
+    asked = [httpx.URL(one).path for one in visit.asked]
+    assert [asked.count(path) for path in ("/v1/about", "/v1/recommend")] == [1, 1]
+    assert asked.index("/v1/recommend") <= 20  # what it is made of, and nobody asks for anything twice
+    assert not any(path.startswith("/v1/items/") for path in asked[: asked.index("/v1/recommend")])

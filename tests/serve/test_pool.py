@@ -19,7 +19,7 @@ def gate() -> threading.Event:
 
 def waits(gate: threading.Event, recorded: list[str]) -> Callable[[Ticket], str | None]:
     def work(ticket: Ticket) -> str | None:
-        gate.wait(10)
+        gate.wait(240)
         if not ticket.claim():
             return None
         recorded.append("recorded")
@@ -29,7 +29,7 @@ def waits(gate: threading.Event, recorded: list[str]) -> Callable[[Ticket], str 
 
 
 async def becomes(true: Callable[[], bool]) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while not true():
         assert time.monotonic() < until
         await asyncio.sleep(0.005)
@@ -43,7 +43,7 @@ def run(pool: Pool, work: Callable[[Ticket], str | None], seconds: float) -> str
 
 
 def test_what_is_there_in_time_is_the_answer() -> None:
-    assert run(Pool(1, 0), lambda ticket: "full" if ticket.claim() else None, 5) == "full"
+    assert run(Pool(1, 0), lambda ticket: "full" if ticket.claim() else None, 240) == "full"
     assert run(Pool(1, 0), lambda ticket: "full" if ticket.claim() else None, 0) == "full"
 
 
@@ -60,7 +60,7 @@ def test_an_error_is_told_and_not_hidden_by_a_fallback() -> None:
         raise ValueError("no such thing")
 
     with pytest.raises(ValueError, match="no such thing"):
-        run(Pool(1, 0), fails, 5)
+        run(Pool(1, 0), fails, 240)
 
 
 def test_the_line_is_bounded_and_moves_on(gate: threading.Event) -> None:
@@ -95,7 +95,7 @@ def test_while_all_are_stuck_nobody_waits_for_them(gate: threading.Event) -> Non
         assert pool.busy == 2  # it did not even stand in line
         gate.set()
         await becomes(lambda: not pool.busy)
-        assert await pool.run(waits(gate, recorded), late, 5) == "full"
+        assert await pool.run(waits(gate, recorded), late, 240) == "full"
         assert recorded == ["recorded"]
         pool.close()
 
@@ -116,11 +116,11 @@ def test_who_goes_away_keeps_no_place(gate: threading.Event) -> None:
 
 
 def test_who_would_wait_too_long_gets_the_cheaper_answer_at_once(gate: threading.Event) -> None:
-    """Answers took a second, the deadline is 2.5 s: two may wait, the third has no chance and does not stand in line."""
+    """Answers took a minute, the deadline is two and a half: two may wait, the third has no chance and does not stand in line."""
 
     async def story() -> None:
         pool = Pool(1, 50)
-        pool._takes = 1.0
+        pool._takes = 60.0
 
         def slow(ticket: Ticket) -> str | None:
             time.sleep(0.01)
@@ -129,11 +129,11 @@ def test_who_would_wait_too_long_gets_the_cheaper_answer_at_once(gate: threading
         def late(why: str) -> str:
             return why
 
-        answers = await asyncio.gather(*(pool.run(slow, late, 2.5) for _ in range(3)))
+        answers = await asyncio.gather(*(pool.run(slow, late, 150) for _ in range(3)))
         assert answers[:2] == ["full", "full"]
         assert answers[2] == "too many requests at once"
-        pool._takes = 60.0  # a minute of trouble is over: a free thread is tried, and that is found out
-        assert await pool.run(slow, late, 2.5) == "full"
+        pool._takes = 600.0  # ten minutes of trouble are over: a free thread is tried, and that is found out
+        assert await pool.run(slow, late, 150) == "full"
         pool.close()
 
     asyncio.run(story())
@@ -144,7 +144,7 @@ def test_what_hung_is_not_how_long_answers_take(gate: threading.Event) -> None:
         pool = Pool(1, 50)
 
         def hangs(ticket: Ticket) -> str | None:
-            gate.wait(60)
+            gate.wait(240)
             return None
 
         assert await pool.run(hangs, lambda why: why, 0.05) == "no answer came within 50 ms"
@@ -157,21 +157,21 @@ def test_what_hung_is_not_how_long_answers_take(gate: threading.Event) -> None:
     asyncio.run(story())
 
 
-@pytest.mark.parametrize(("waiting", "takes", "expected"), [(6, 0.0, 7), (50, 1.0, 5), (50, 60.0, 1)])
+@pytest.mark.parametrize(("waiting", "takes", "expected"), [(6, 0.0, 7), (50, 48.0, 5), (50, 600.0, 1)])
 def test_cheaper_answers_are_bounded_too(gate: threading.Event, waiting: int, takes: float, expected: int) -> None:
     """One of twelve is being answered in full. Of the others so many get a cheaper answer as may stand in line for it, the first of which
-    is with the thread already; or as it can give within the deadline of 5 s by what it took lately, but always one.
+    is with the thread already; or as it can give within the deadline of four minutes by what it took lately, but always one.
     """
 
     async def story() -> None:
         pool = Pool(1, waiting)
-        pool._takes, pool._cheap_takes = 10.0, takes
+        pool._takes, pool._cheap_takes = 480.0, takes
 
         def late(why: str) -> str:
-            gate.wait(10)
+            gate.wait(240)
             return why
 
-        asked = [asyncio.create_task(pool.run(waits(gate, []), late, 5)) for _ in range(12)]
+        asked = [asyncio.create_task(pool.run(waits(gate, []), late, 240)) for _ in range(12)]
         await becomes(lambda: sum(task.done() for task in asked) == 11 - expected)
         refused = [task for task in asked if task.done()]
         for task in refused:

@@ -215,11 +215,11 @@ def test_a_stopped_run_leaves_the_old_file_and_no_half_one(films: Path, tmp_path
     (tmp_path / "out.parquet").write_bytes(b"the old one")
     arguments = [sys.executable, "-m", "palate.cli", "score", str(films), "--users", "users.txt", "--out", "out.parquet"]
     with subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240
         while not (tmp_path / ".out.parquet.part").exists() and time.monotonic() < until:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=240)[1]
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.parquet", "users.txt"]

@@ -24,7 +24,7 @@ def together(processes: ForkServerContext, folder: Path, sparse: str, **more: ob
     for child in children:
         child.start()
     for child in children:
-        child.join(100)
+        child.join(240)
     said = "".join((folder / f"said.{rank}").read_text() for rank in range(WORLD_SIZE))
     assert [child.exitcode for child in children] == [0] * WORLD_SIZE, said
     assert said == ""
