@@ -208,9 +208,9 @@ def test_locked_in_postgresql(server: object, request: pytest.FixtureRequest) ->
     url = own.fresh()
     EventStore.open(url, timeout=60).close()
     schema = url.rpartition("%3D")[2]
-    with EventStore.open(url, timeout=1) as store:
-        with psycopg.connect(f"host={own.folder} user=palate dbname=postgres") as other:
-            other.execute(f"LOCK TABLE {schema}.palate_events IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
-            error = refused(store, r": locked by somebody else for more than 1 s; try again", events("1"))
-            assert error.passing
+    with EventStore.open(url, timeout=1) as store, psycopg.connect(f"host={own.folder} user=palate dbname=postgres") as other:
+        other.execute(f"LOCK TABLE {schema}.palate_events IN ACCESS EXCLUSIVE MODE")  # type: ignore[arg-type]
+        error = refused(store, r": locked by somebody else for more than 1 s; try again", events("1"))
+        assert error.passing
+    with EventStore.open(url, timeout=60) as store:
         assert store.append(events("1")) == Appended(3, 0, 0)

@@ -145,14 +145,14 @@ class Server:
     def kill(self) -> None:
         """kill -9."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(240)
 
     def stop(self) -> int:
         """Asks it to stop, and returns how it ended."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            code = self.process.wait(120)
+            code = self.process.wait(240)
         finally:
             self.process.kill()
             self._reader.join(5)
@@ -208,7 +208,7 @@ class Application:
         self._said: queue.Queue[str] = queue.Queue()
         self._started, self._stop = False, asyncio.Event()
         self._life = asyncio.run_coroutine_threadsafe(self.app({"type": "lifespan", "state": {}}, self._told, self._say), self.loop)
-        assert self._said.get(timeout=120) == "lifespan.startup.complete"
+        assert self._said.get(timeout=240) == "lifespan.startup.complete"
         until = time.monotonic() + 240
         while ready and self.ask("GET", "/health/ready").status != 200:
             assert time.monotonic() < until, "not ready in time"
@@ -264,9 +264,9 @@ class Application:
     def close(self) -> None:
         """As a server stops it."""
         self.loop.call_soon_threadsafe(self._stop.set)
-        self._life.result(60)
+        self._life.result(240)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(240)
         self.loop.close()
 
 

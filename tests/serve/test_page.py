@@ -386,7 +386,7 @@ def test_dashboard_and_roll_back(visit: Visit, place: Path) -> None:
     manifest = json.loads((fresh / "manifest.json").read_text())
     (fresh / "manifest.json").write_text(json.dumps({**manifest, "metrics": {"note": 1}}))
     newer = fresh.rename(place / f"films@{version_of(fresh)}").name
-    assert httpx.post(f"{visit.url}/v1/bundles", json={"bundle": newer}, timeout=60).status_code == 200
+    assert httpx.post(f"{visit.url}/v1/bundles", json={"bundle": newer}, timeout=240).status_code == 200
     page.get_by_role("link", name="Dashboard").click()
     expect(page.locator("#dashboard .tile").first).to_contain_text("slates shown")
     for heading in (

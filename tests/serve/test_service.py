@@ -150,7 +150,7 @@ def test_slates_are_recorded_unless_it_is_a_preview(serving: Serving) -> None:
     service = serving()
     shown = ask(service, user="p7", placement="home", k=3)
     ask(service, user="p7", record=False)
-    service.writer.flush(5)  # type: ignore[attr-defined]
+    service.writer.flush(240)  # type: ignore[attr-defined]
     kept, _ = service.store.slates()
     assert [(slate.recommendation, slate.user, slate.placement, slate.version) for slate in kept] == [
         (shown["recommendation"], "p7", "home", shown["version"])
@@ -165,7 +165,7 @@ def test_what_nobody_waits_for_is_not_recorded(serving: Serving) -> None:
     service, ticket = serving(), Ticket()
     ticket.claim()
     assert service.recommend(Recommend(user="p7"), NOW, ticket) is None
-    service.writer.flush(5)  # type: ignore[attr-defined]
+    service.writer.flush(240)  # type: ignore[attr-defined]
     assert service.store.slates()[0] == []
 
 
@@ -341,14 +341,14 @@ def test_what_the_store_cannot_hold_is_answered_all_the_same(serving: Serving, c
     funnel.names[:] = [f"{name} {'and on ' * 200}" for name in funnel.names]
     answer = ask(service, user="p7", k=3)
     assert all(len(entry["reason"]) > 512 for entry in answer["items"])
-    service.writer.flush(5)  # type: ignore[attr-defined]
+    service.writer.flush(240)  # type: ignore[attr-defined]
     kept = service.store.slate(answer["recommendation"])
     assert kept is not None
     assert [one.reason for one in kept.items] == [entry["reason"][:512] for entry in answer["items"]]
     funnel.item_ids[:] = [f"{item}-{'x' * 300}" for item in funnel.item_ids]
     slate = funnel.recommend([Request(user="p7", k=3)])[0]
     service._record(slate, recommendation="r1", time=NOW, version="v1")
-    service.writer.flush(5)  # type: ignore[attr-defined]
+    service.writer.flush(240)  # type: ignore[attr-defined]
     assert service.store.slate("r1") is None
     assert [record.getMessage() for record in caplog.records if record.name == "palate.serve"] == ["slate not recorded"]
 
