@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Route, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from palate.serve import keys
@@ -297,25 +296,25 @@ def test_filters_are_built_from_columns(visit: Visit) -> None:
 def test_an_answer_that_comes_late_is_not_shown(visit: Visit) -> None:
     page = visit.open("#/recommend?user=p6")
     expect(page.locator(".slate > li")).to_have_count(10)
-    late = threading.Event()
+    held: list[Route] = []
+
+    def three(request: Request) -> bool:
+        return request.url.endswith("/v1/recommend") and json.loads(request.post_data or "{}")["k"] == 3
 
     def slow(route: Route) -> None:
-        if json.loads(route.request.post_data or "{}")["k"] == 3:
-            answer = route.fetch()
-            late.set()
-            page.wait_for_timeout(900)
-            with suppress(PlaywrightError):  # the page has given it up
-                route.fulfill(response=answer)
+        if three(route.request):
+            held.append(route)
         else:
             route.continue_()
 
     page.route("**/v1/recommend", slow)
-    page.get_by_label("How many", exact=True).fill("3")
-    page.wait_for_timeout(250)
+    with page.expect_request(three):
+        page.get_by_label("How many", exact=True).fill("3")
     page.get_by_label("How many", exact=True).fill("7")
     expect(page.locator(".slate > li")).to_have_count(7)
-    page.wait_for_timeout(1200)
-    assert late.is_set()
+    with suppress(PlaywrightError):  # the page has given it up
+        held[0].continue_()
+    page.wait_for_timeout(500)
     expect(page.locator(".slate > li")).to_have_count(7)
     page.unroute_all(behavior="ignoreErrors")
 
@@ -374,7 +373,31 @@ def test_what_is_known_and_forgetting_it(visit: Visit) -> None:
     assert visit.known("p9")["events"] == []
     page.get_by_role("link", name="Recommend").click()
     page.locator(".slate > li").first.get_by_role("button", name=re.compile("^Like")).click()
-    expect(page.locator("#recommend .changes")).to_contain_text("This person was forgotten: what they do is not kept.")
+    visit.said("This person was forgotten: what they do is not kept.")
+
+
+@pytest.mark.parametrize("trouble", [None, "it is full"])
+def test_what_is_said_of_an_event_stays_though_a_slate_was_asked_for_before(visit: Visit, trouble: str | None) -> None:
+    """The slate comes late: after the click on the one before, and after what became of that."""
+    visit.expected = "status of 503"
+    page, held = visit.open("#/recommend?user=p17"), list[Route]()
+    expect(page.locator(".slate > li")).to_have_count(10)
+    if trouble is None:
+        assert httpx.delete(f"{visit.url}/v1/users/p17", timeout=SECONDS / 1000).status_code == 200
+        said = page.locator("#recommend .changes").get_by_text("This person was forgotten: what they do is not kept.")
+    else:
+        page.route("**/v1/events", lambda route: route.fulfill(status=503, headers={"Retry-After": "1"}, json={"error": trouble}))
+        said = page.locator("#recommend .problem").get_by_text("It is full. Try again in 1 s.")
+    page.route("**/v1/recommend", lambda route: held.append(route), times=1)
+    with page.expect_request("**/v1/recommend"):
+        page.get_by_label("How many", exact=True).fill("7")
+    page.locator(".slate > li").first.get_by_role("button", name=re.compile("^Like")).click()
+    expect(said).to_be_visible()
+    with suppress(PlaywrightError):  # the page has given it up
+        held[0].continue_()
+    page.wait_for_timeout(500)
+    expect(said).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_dashboard_and_roll_back(visit: Visit, place: Path) -> None:

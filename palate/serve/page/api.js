@@ -55,10 +55,10 @@ export const get = (path, signal) => call("GET", path, { signal });
 export const post = (path, body, signal) => call("POST", path, { body, signal });
 export const remove = (path) => call("DELETE", path);
 
-/** Only the newest of several calls counts: the older ones are given up, and answer undefined. */
+/** Only the newest of several calls counts: the older ones are given up, and answer undefined. `drop` gives up the newest, too. */
 export function latest() {
   let newest;
-  return async (work) => {
+  const only = async (work) => {
     newest?.abort();
     const mine = (newest = new AbortController());
     try {
@@ -69,6 +69,8 @@ export function latest() {
       throw error;
     }
   };
+  only.drop = () => (newest?.abort(), (newest = null));
+  return only;
 }
 
 /** An id that was never used before; `randomUUID` is there only on https and on this machine. */

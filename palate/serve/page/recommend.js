@@ -36,8 +36,9 @@ export function recommend(root) {
 
   // -- asking ---------------------------------------------------------------------------------------------------------------------
 
-  /** record: whether what is shown counts. before: the slate to compare with. why: a clause that begins the sentence about the change. */
-  async function ask({ record, before, why }) {
+  /** record: whether what is shown counts. before: the slate to compare with. why: a clause that begins the sentence about the change. note:
+   * what is to be said instead of it. */
+  async function ask({ record, before, why, note }) {
     soonPreview.cancel(); // whatever is asked now has the knobs as they stand
     const asked = signature();
     const slow = setTimeout(() => list.setAttribute("aria-busy", "true"), 150);
@@ -49,10 +50,10 @@ export function recommend(root) {
       sign = asked;
       if (record) real = answer;
       if (got.version !== state.about.version) document.dispatchEvent(new CustomEvent("palate:version"));
-      draw(before, why);
+      draw(before, why, note);
     } catch (error) {
       sign = null;
-      changes.replaceChildren(problem(error, () => ask({ record, before, why })));
+      changes.replaceChildren(problem(error, () => ask({ record, before, why, note })));
     } finally {
       clearTimeout(slow);
       list.removeAttribute("aria-busy");
@@ -67,7 +68,7 @@ export function recommend(root) {
 
   // -- drawing --------------------------------------------------------------------------------------------------------------------
 
-  function draw(before, why) {
+  function draw(before, why, note) {
     title.textContent = `For ${named()}`;
     rests.replaceChildren(...restsOn());
     const found = before ? difference(before, answer.items) : null;
@@ -77,7 +78,10 @@ export function recommend(root) {
     if (answer.policy === "fallback") said.push(el("p", { class: "note warn" }, `A cheaper answer: ${answer.why ?? "the whole funnel was late"}.`));
     else if (answer.why) said.push(el("p", { class: "note warn" }, `${capital(answer.why)}.`));
     if (!answer.items.length) said.push(el("p", { class: "note" }, state.knobs.filters.length ? "Nothing passes these filters." : "There is nothing to recommend."));
-    if (found) {
+    if (note) {
+      said.push(el("p", { class: "note warn" }, note));
+      announce(note);
+    } else if (found) {
       const sentence = `${why}: ${summary(found)}`;
       said.push(el("p", { class: "said" }, sentence, "."));
       if (found.gone.length) said.push(el("p", { class: "gone", title: found.gone.map((one) => one.title).join("\n") }, `Gone: ${few(found.gone)}`));
@@ -232,12 +236,12 @@ export function recommend(root) {
     try {
       const kept = await send(person(), [{ kind, item: one.item, ...place, ...more }]);
       if (kept.forgotten) {
-        changes.replaceChildren(el("p", { class: "note warn" }, "This person was forgotten: what they do is not kept."));
-        announce("This person was forgotten: what they do is not kept.");
+        await ask({ record: true, note: "This person was forgotten: what they do is not kept." });
         return;
       }
       await ask({ record: true, before: from.items, why });
     } catch (error) {
+      only.drop(); // a slate that is still to come would take the place of what is said now
       changes.replaceChildren(problem(error, () => act(one, kind, more)));
     }
   }
