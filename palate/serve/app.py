@@ -85,7 +85,7 @@ class State:
         self.settings = settings
         self.keys = Keys.load(settings.keys) if settings.keys is not None else None
         self.telemetry = Telemetry()
-        self.store = EventStore.open(settings.store)
+        self.store = EventStore.open(settings.store, timeout=settings.store_seconds)
         self.writer = Writer(self.store)
         self.service = Service(Shelf(folder), self.store, self.writer, settings, trust=trust, watch=self.telemetry)
         self.pool = Pool(settings.workers, settings.waiting, _one_thread_each)

@@ -23,7 +23,7 @@ class Settings(config.Config):
 
     host, port: where it listens. keys: a file of API keys (`palate key create`); without one everything is open, and only the machine
     itself may be let in. hosts: names by which it may be asked for, besides those of the machine itself.
-    store: path or URL of the event store.
+    store: path or URL of the event store. store_seconds: how long it may be waited for where it is locked or has no connection free.
     workers: requests answered at the same time; waiting: so many more may wait, the next is told to come again (503).
     deadline_ms: when an answer is not there by then, a cheaper funnel gives one. 0: whenever it comes.
     clock: the moment for which answers are made. `wall`: now. `log`: the end of the log that was learnt from. `auto`: `log` for a log that
@@ -39,6 +39,7 @@ class Settings(config.Config):
     keys: Path | None = None
     hosts: tuple[str, ...] = ()
     store: str = "events.db"
+    store_seconds: float = pydantic.Field(5.0, gt=0)
     workers: int = pydantic.Field(2, ge=1, le=64)
     waiting: int = pydantic.Field(64, ge=0)
     deadline_ms: float = pydantic.Field(500.0, ge=0)

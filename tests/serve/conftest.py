@@ -167,7 +167,7 @@ def _running(bundle: Path, *arguments: str, wait: bool = True, environment: dict
     tests of deadlines, and a machine that has other work for a while should fail no other.
     """
     patient = bundle.parent / "patient.toml"
-    patient.write_text("deadline_ms = 0\n")
+    patient.write_text("deadline_ms = 0\nstore_seconds = 240\n")
     arguments = (*arguments, "--config", str(patient))
     command = [sys.executable, "-c", "from palate.cli import main; main()", "serve", str(bundle), "--port", "0", *arguments]
     server = Server(command, {**os.environ, "NO_COLOR": "1", "COLUMNS": "200", **(environment or {})})
@@ -201,7 +201,7 @@ class Application:
 
     def __init__(self, bundle: Path, *, ready: bool = True, **settings: Any) -> None:
         """ready: waits until it is."""
-        self.app = create(Settings(**{"deadline_ms": 0, **settings}), bundle)
+        self.app = create(Settings(**{"deadline_ms": 0, "store_seconds": 240, **settings}), bundle)
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever)
         self._thread.start()
